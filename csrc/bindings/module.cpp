@@ -1,0 +1,42 @@
+// edm_fast._C: the kernels as functions of pointers and numbers. No logic, no torch.
+#include <pybind11/stl.h>
+
+#include "isa.h"
+#include "ops.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "Compiled kernels of edm_fast; call them through edm_fast.ops.";
+    m.attr("version") = EDM_FAST_VERSION;
+    m.attr("compiler") = __VERSION__;
+#if defined(_OPENMP)
+    m.attr("openmp") = true;
+#else
+    m.attr("openmp") = false;
+#endif
+
+    auto cpu = m.def_submodule("cpu", "CPU kernels; the last argument is the number of threads.");
+    edm_fast::bindings::def_randn(cpu, &edm_fast::cpu::randn);
+    edm_fast::bindings::def_solver_step(cpu, &edm_fast::cpu::solver_step);
+    cpu.def("isa", &edm_fast::cpu::isa_name, "The instruction set in use.");
+    cpu.def("available_isas", &edm_fast::cpu::available_isas, "Instruction sets of this machine, widest last.");
+    cpu.def("use_isa", &edm_fast::cpu::use_isa, py::arg("name"), "Use the named instruction set; for tests.");
+
+    m.def(
+        "noise_words",
+        [](uint64_t seed, uint64_t block, uint32_t draw, uint32_t domain) {
+            const auto words = edm_fast::noise_words(seed, block, draw, domain);
+            return py::make_tuple(words.x, words.y, words.z, words.w);
+        },
+        py::arg("seed"), py::arg("block"), py::arg("draw"), py::arg("domain"),
+        "The four Philox4x32-10 words of a block.");
+
+    auto cuda = m.def_submodule("cuda", "CUDA kernels; the last arguments are the device and the stream handle.");
+#if defined(EDM_FAST_WITH_CUDA)
+    cuda.attr("architectures") = EDM_FAST_CUDA_ARCHITECTURES;
+    edm_fast::bindings::def_cuda_ops(cuda);
+#else
+    cuda.attr("architectures") = "";
+#endif
+}

@@ -1,0 +1,21 @@
+// Each op's .cpp is compiled once per instruction set, with EDM_FAST_ISA naming the namespace its code goes to; the
+// first call picks the widest one that the processor has. Results do not depend on the choice.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace edm_fast::cpu {
+
+enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
+Isa isa();
+
+// Names, widest last: "baseline", "avx2" (AVX2, FMA, F16C), "avx512" (AVX-512 F, BW, DQ, VL).
+std::vector<std::string> available_isas();
+std::string isa_name();
+
+// Uses the named set from now on; for tests and comparisons. Throws std::invalid_argument if it is not available.
+void use_isa(const std::string& name);
+
+}  // namespace edm_fast::cpu

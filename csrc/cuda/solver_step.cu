@@ -1,0 +1,122 @@
+// solver_step: a thread takes four consecutive elements of one sample (one Philox block) through the whole row, in
+// registers: every tensor that the row names is read once, every one that it changes is written once. Bound by bytes; a
+// CIFAR-10 image is 12 KiB of float64 state, so small batches are bound by the launch.
+#include "edm_fast/normal.h"
+#include "edm_fast/solver_step.h"
+#include "image_io.cuh"
+#include "launch.cuh"
+#include "simt.h"
+
+namespace edm_fast::cuda {
+
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kDenoised = kRegisters, kNoise = kRegisters + 1;
+
+// sum = coefficient · term, or sum + coefficient · term once something has been added.
+template <class State>
+__device__ __forceinline__ void add_term(double coefficient, const State (&term)[kQuad], State (&sum)[kQuad],
+                                         bool& empty) {
+    if (coefficient == 0) return;
+    const State factor = State(coefficient);
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i) {
+        const State product = factor * term[i];
+        sum[i] = empty ? product : sum[i] + product;
+    }
+    empty = false;
+}
+
+// Bit t is set if any register of the row uses term t.
+__device__ __forceinline__ unsigned used_terms(const double* row) {
+    unsigned used = 0;
+#pragma unroll
+    for (int i = 0; i < kRegisters * kUpdateTerms; ++i) used |= unsigned(row[kUpdate + i] != 0) << (i % kUpdateTerms);
+    return used;
+}
+
+template <class State>
+__device__ __forceinline__ void step_quad(const SolverStepArgs& args, const double* row, unsigned used, int64_t sample,
+                                          int64_t element, int64_t elements) {
+    const QuadPlace place = quad_place(element, elements, args.pixels);
+    State terms[kUpdateTerms][kQuad] = {};
+
+    const bool wants_denoised = (used >> kDenoised & 1u) != 0 || args.denoised.data != nullptr;
+    const bool wants_state = args.net_input.data != nullptr || (wants_denoised && row[kDenoisedFromState] != 0);
+#pragma unroll
+    for (int i = 0; i < kRegisters; ++i) {
+        if ((used >> i & 1u) != 0 || (i == 0 && wants_state)) load_quad(args.state[i], sample, place, terms[i]);
+    }
+    if (wants_denoised) {
+        State output[kQuad] = {};
+        bool empty = true;
+        add_term(row[kDenoisedFromState], terms[0], terms[kDenoised], empty);
+        if (row[kDenoisedFromModel] != 0) {
+            load_quad(args.model_output, sample, place, output);
+            add_term(row[kDenoisedFromModel], output, terms[kDenoised], empty);
+        }
+        if (row[kDenoisedFromGuide] != 0) {
+            load_quad(args.guide_output, sample, place, output);
+            add_term(row[kDenoisedFromGuide], output, terms[kDenoised], empty);
+        }
+        if (args.denoised.data != nullptr) store_quad(args.denoised, sample, place, terms[kDenoised]);
+    }
+    if ((used >> kNoise & 1u) != 0) {
+        if (args.noise.data == nullptr && args.seeds != nullptr) {
+            const Normals normals = normal_block(uint64_t(args.seeds[sample]), uint64_t(element) / kQuad,
+                                                 uint32_t(row[kDraw]), kDomainSampler);
+            const float z[kQuad] = {normals.x, normals.y, normals.z, normals.w};
+#pragma unroll
+            for (int i = 0; i < kQuad; ++i) terms[kNoise][i] = State(z[i]);
+        } else {
+            load_quad(args.noise, sample, place, terms[kNoise]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kRegisters; ++i) {
+        const double* update = row + kUpdate + i * kUpdateTerms;
+        State updated[kQuad] = {};
+        bool empty = true;
+#pragma unroll
+        for (int term = 0; term < kUpdateTerms; ++term) add_term(update[term], terms[term], updated, empty);
+        if (!empty) store_quad(args.state[i], sample, place, updated);
+        if (i == 0 && args.net_input.data != nullptr) {
+            const State scale = State(row[kNetInputScale]);
+            State input[kQuad];
+#pragma unroll
+            for (int j = 0; j < kQuad; ++j) input[j] = scale * (empty ? terms[0][j] : updated[j]);
+            store_quad(args.net_input, sample, place, input);
+        }
+    }
+}
+
+template <class State>
+__global__ void __launch_bounds__(kThreads) solver_step_kernel(SolverStepArgs args) {
+    const double* row = args.table + (args.row + (args.row_offset != nullptr ? *args.row_offset : 0)) * kRowSize;
+    const unsigned used = used_terms(row);
+    const int64_t elements = args.channels * args.pixels;
+    const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kQuad;
+    const int64_t stride = int64_t(gridDim.x) * kThreads * kQuad;
+    for (int64_t sample = blockIdx.y; sample < args.samples; sample += gridDim.y) {
+        for (int64_t element = first; element < elements; element += stride) {
+            step_quad<State>(args, row, used, sample, element, elements);
+        }
+    }
+}
+
+}  // namespace
+
+void solver_step(const SolverStepArgs& args, int device, void* stream) {
+    const int64_t elements = args.channels * args.pixels;
+    if (args.samples == 0 || elements == 0) return;
+    DeviceGuard guard(device);
+    const dim3 grid = quad_grid(args.samples, elements, kThreads);
+    if (args.state_dtype == kFloat64) {
+        EDM_FAST_LAUNCH(solver_step_kernel<double>, grid, dim3(kThreads), 0, stream, args);
+    } else {
+        EDM_FAST_LAUNCH(solver_step_kernel<float>, grid, dim3(kThreads), 0, stream, args);
+    }
+}
+
+}  // namespace edm_fast::cuda

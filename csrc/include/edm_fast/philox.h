@@ -1,0 +1,51 @@
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): a keyed bijection of 128-bit
+// counters. It is the only source of randomness in the library, and this file is the only place that says how seeds,
+// draws and elements become keys and counters.
+//
+//   key     = the sample's 64-bit seed (low word, high word)
+//   counter = (block low, block high, draw index, domain)
+//
+// Element i of a sample takes word i % 4 of block i / 4, so a value depends on (seed, draw, element) alone: never on
+// the batch, the grid or the device.
+#pragma once
+
+#include <cstdint>
+
+#include "edm_fast/host_device.h"
+
+namespace edm_fast {
+
+// What a stream of words is for; streams of different domains never overlap.
+enum NoiseDomain : uint32_t {
+    kDomainSampler = 0,  // draw 0 = the latents, draw i + 1 = the churn of step i
+    kDomainLabels = 1,   // draw 0, word 0 of block 0 picks a random class
+    kDomainUser = 2,     // for callers of the library
+};
+
+// Four named words and not an array: compilers then keep them in vector lanes.
+struct PhiloxWords {
+    uint32_t x, y, z, w;
+};
+
+EDM_FAST_HOST_DEVICE PhiloxWords philox4x32_10(uint32_t key0, uint32_t key1, PhiloxWords counter) {
+    constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
+    constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
+    for (int round = 0; round < 10; ++round) {
+        const uint64_t product0 = uint64_t(kMultiplier0) * counter.x;
+        const uint64_t product1 = uint64_t(kMultiplier1) * counter.z;
+        counter = {uint32_t(product1 >> 32) ^ counter.y ^ key0, uint32_t(product1),
+                   uint32_t(product0 >> 32) ^ counter.w ^ key1, uint32_t(product0)};
+        key0 += kWeyl0;
+        key1 += kWeyl1;
+    }
+    return counter;
+}
+
+EDM_FAST_HOST_DEVICE PhiloxWords noise_words(uint64_t seed, uint64_t block, uint32_t draw, uint32_t domain) {
+    return philox4x32_10(uint32_t(seed), uint32_t(seed >> 32), {uint32_t(block), uint32_t(block >> 32), draw, domain});
+}
+
+}  // namespace edm_fast

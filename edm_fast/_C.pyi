@@ -1,0 +1,63 @@
+"""The compiled kernels, as functions of pointers and numbers. Call them through edm_fast.ops."""
+
+from typing import Protocol
+
+Shape = tuple[int, int, int]  # samples, channels, pixels
+View = tuple[int, int, int, int, int]  # pointer, dtype code, strides of sample, channel and pixel in elements
+
+version: str
+compiler: str
+openmp: bool
+
+def noise_words(seed: int, block: int, draw: int, domain: int) -> tuple[int, int, int, int]: ...
+
+class _Cpu(Protocol):
+    def randn(self, shape: Shape, seeds: int, draw: int, domain: int, out: View, threads: int, /) -> None: ...
+    def solver_step(
+        self,
+        shape: Shape,
+        table: int,
+        row: int,
+        row_offset: int,
+        state_dtype: int,
+        state: tuple[View, View, View, View],
+        model_output: View,
+        guide_output: View,
+        seeds: int,
+        noise: View,
+        net_input: View,
+        denoised: View,
+        threads: int,
+        /,
+    ) -> None: ...
+    def isa(self) -> str: ...
+    def available_isas(self) -> list[str]: ...
+    def use_isa(self, name: str) -> None: ...
+
+class _Cuda(Protocol):
+    # "" in a build without CUDA, which has none of the functions below.
+    architectures: str
+    def randn(
+        self, shape: Shape, seeds: int, draw: int, domain: int, out: View, device: int, stream: int, /
+    ) -> None: ...
+    def solver_step(
+        self,
+        shape: Shape,
+        table: int,
+        row: int,
+        row_offset: int,
+        state_dtype: int,
+        state: tuple[View, View, View, View],
+        model_output: View,
+        guide_output: View,
+        seeds: int,
+        noise: View,
+        net_input: View,
+        denoised: View,
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+
+cpu: _Cpu
+cuda: _Cuda

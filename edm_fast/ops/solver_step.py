@@ -1,0 +1,188 @@
+"""One row of a solver table: everything between two network evaluations, in one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from edm_fast.ops import backends
+from edm_fast.ops.library import LIBRARY
+from edm_fast.ops.tensors import (
+    ABSENT,
+    View,
+    check_device,
+    check_float,
+    check_shape,
+    image_view,
+    kernel_shape,
+    viewable,
+)
+
+# The layout of a row, as in csrc/include/edm_fast/solver_step.h.
+REGISTERS = 4
+UPDATE_TERMS = REGISTERS + 2
+DENOISED_FROM_STATE, DENOISED_FROM_MODEL, DENOISED_FROM_GUIDE, UPDATE = 0, 1, 2, 3
+NET_INPUT_SCALE = UPDATE + REGISTERS * UPDATE_TERMS
+DRAW = NET_INPUT_SCALE + 1
+ROW_SIZE = 32
+
+
+def solver_step(
+    state: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    row: int,
+    *,
+    row_offset: torch.Tensor | None = None,
+    model_output: torch.Tensor | None = None,
+    guide_output: torch.Tensor | None = None,
+    seeds: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
+    net_input: torch.Tensor | None = None,
+    denoised: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> None:
+    """Execute row `row` of `table` on the registers `state` = [r0, …], in place.
+
+        D    = d_x·r0 + d_f·F + d_g·G
+        r_i' = u_i0·r0 + … + u_i3·r3 + u_iD·D + u_iz·z
+        net_input = in·r0'
+
+    F is `model_output`, G is `guide_output` (a second network, for guidance), z is `noise` or, without it, the standard
+    normal numbers of `edm_fast.randn` for `seeds` and the row's draw. A term with coefficient 0 is absent; a register
+    whose coefficients are all 0 keeps its value. A term whose tensor is missing gives NaN. Arithmetic is in the state's
+    dtype, each product and sum rounded by itself, so all backends give the same bits.
+
+    Args:
+        state: one to four tensors [N, …] of one shape and dtype, float64 or float32; r0 is the point of evaluation.
+        table: float64 [rows, 32], contiguous, on the state's device; `edm_fast.samplers.table` makes it.
+        row: index of the row.
+        row_offset: int64 [1] on the device, added to `row`; it lets a captured CUDA graph go through the table.
+        model_output, guide_output, noise: read; like the state in shape, any float dtype and memory layout.
+        seeds: int64 [N].
+        net_input, denoised: written; like the state in shape, any float dtype, contiguous or channels-last.
+        backend: None (by device), "cpu", "cuda" or "reference".
+
+    Raises:
+        ValueError, TypeError: tensors that differ in shape or device, or a dtype that is not covered; before any launch.
+    """
+    chosen = backends.choose(backend, state[0].device) if state else ""
+    _check(state, table, row, row_offset, model_output, guide_output, seeds, noise, net_input, denoised)
+    if chosen == "reference":
+        from edm_fast.reference.solver_step import solver_step as reference_solver_step
+
+        offset = 0 if row_offset is None else int(row_offset)
+        reference_solver_step(state, table[row + offset], model_output, guide_output, seeds, noise, net_input, denoised)
+        return
+    args = (state, table, row, row_offset, model_output, guide_output, seeds, noise, net_input, denoised)
+    if backend is None:
+        torch.ops.edm_fast.solver_step_(*args)
+    else:
+        _run(chosen, *args)
+
+
+def _check(
+    state: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    row: int,
+    row_offset: torch.Tensor | None,
+    model_output: torch.Tensor | None,
+    guide_output: torch.Tensor | None,
+    seeds: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    net_input: torch.Tensor | None,
+    denoised: torch.Tensor | None,
+) -> None:
+    if not 1 <= len(state) <= REGISTERS:
+        raise ValueError(f"state: got {len(state)} tensors; one to {REGISTERS} are needed")
+    x = state[0]
+    if x.dtype not in (torch.float64, torch.float32):
+        raise TypeError(f"state: dtype is {x.dtype}; it must be float64 or float32")
+    if x.dim() < 1:
+        raise ValueError("state: a batch dimension is needed")
+    if table.dtype != torch.float64 or table.dim() != 2 or table.shape[1] != ROW_SIZE or not table.is_contiguous():
+        raise ValueError(
+            f"table: got {table.dtype} {tuple(table.shape)}; contiguous float64 [rows, {ROW_SIZE}] is needed"
+        )
+    if not 0 <= row < table.shape[0]:
+        raise ValueError(f"row: got {row}; the table has {table.shape[0]} rows")
+    check_device("table", table, x.device)
+    for register, tensor in enumerate(state):
+        check_shape(f"state[{register}]", tensor, x.shape)
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"state[{register}]: dtype is {tensor.dtype}; state[0] is {x.dtype}")
+    images = {
+        "model_output": model_output,
+        "guide_output": guide_output,
+        "noise": noise,
+        "net_input": net_input,
+        "denoised": denoised,
+    }
+    for name, image in images.items():
+        if image is not None:
+            check_device(name, image, x.device)
+            check_shape(name, image, x.shape)
+            check_float(name, image.dtype)
+    for register, tensor in enumerate(state):
+        check_device(f"state[{register}]", tensor, x.device)
+    if row_offset is not None:
+        check_device("row_offset", row_offset, x.device)
+        if row_offset.dtype != torch.int64 or row_offset.numel() != 1:
+            raise ValueError(f"row_offset: got {row_offset.dtype} {tuple(row_offset.shape)}; int64 [1] is needed")
+    if seeds is not None:
+        check_device("seeds", seeds, x.device)
+        if seeds.dtype != torch.int64 or tuple(seeds.shape) != (x.shape[0],):
+            raise ValueError(f"seeds: got {seeds.dtype} {tuple(seeds.shape)}; int64 [{x.shape[0]}] is needed")
+
+
+def _run(
+    backend: str,
+    state: Sequence[torch.Tensor],
+    table: torch.Tensor,
+    row: int,
+    row_offset: torch.Tensor | None,
+    model_output: torch.Tensor | None,
+    guide_output: torch.Tensor | None,
+    seeds: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    net_input: torch.Tensor | None,
+    denoised: torch.Tensor | None,
+) -> None:
+    x = state[0]
+    # Copies, if any, must outlive the launch.
+    read = [None if tensor is None else viewable(tensor) for tensor in (model_output, guide_output, noise)]
+    keys = None if seeds is None else seeds.contiguous()
+    views = [_view("input", tensor) for tensor in read]
+    registers = [_view(f"state[{i}]", state[i] if i < len(state) else None) for i in range(REGISTERS)]
+    backends.kernels(backend).solver_step(
+        kernel_shape(x.shape),
+        table.data_ptr(),
+        row,
+        0 if row_offset is None else row_offset.data_ptr(),
+        registers[0][1],
+        tuple(registers),
+        views[0],
+        views[1],
+        0 if keys is None else keys.data_ptr(),
+        views[2],
+        _view("net_input", net_input),
+        _view("denoised", denoised),
+        *backends.where(backend, x.device),
+    )
+
+
+def _view(name: str, tensor: torch.Tensor | None) -> View:
+    return ABSENT if tensor is None else image_view(name, tensor)
+
+
+LIBRARY.define(
+    "solver_step_(Tensor(a!)[] state, Tensor table, int row, Tensor? row_offset, Tensor? model_output, "
+    "Tensor? guide_output, Tensor? seeds, Tensor? noise, Tensor(b!)? net_input, Tensor(c!)? denoised) -> ()"
+)
+LIBRARY.impl("solver_step_", lambda *args: _run("cpu", *args), "CPU")
+LIBRARY.impl("solver_step_", lambda *args: _run("cuda", *args), "CUDA")
+
+
+@torch.library.register_fake("edm_fast::solver_step_", lib=LIBRARY)
+def _fake(*args: object) -> None:
+    return None

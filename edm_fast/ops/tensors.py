@@ -1,0 +1,95 @@
+"""Tensors as the kernels see them: a shape [N, C, P], and views of pointers and strides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+# The codes of csrc/include/edm_fast/dtypes.h.
+DTYPE_CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+View = tuple[int, int, int, int, int]
+ABSENT: View = (0, 1, 0, 0, 0)
+
+_MASK64 = (1 << 64) - 1
+
+
+def kernel_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """(N, C, P): [N, C, H, W] has P = H·W; any other shape counts as one channel."""
+    if len(shape) == 4:
+        return shape[0], shape[1], shape[2] * shape[3]
+    return shape[0], 1, math.prod(shape[1:])
+
+
+def image_view(name: str, tensor: torch.Tensor) -> View:
+    """(pointer, dtype code, strides of sample, channel and pixel in elements) of a tensor [N, C, H, W] or [N, …].
+
+    Contiguous and channels-last tensors have one, and so do slices of them by sample or channel. TypeError for a dtype
+    that is not a float; ValueError if the pixels of an image are not evenly spaced in memory.
+    """
+    check_float(name, tensor.dtype)
+    code = DTYPE_CODES[tensor.dtype]
+    if tensor.dim() == 4:
+        _, _, height, width = tensor.shape
+        sample, channel, row, column = tensor.stride()
+        pixel = column if width > 1 else row
+        if height > 1 and width > 1 and row != width * column:
+            raise ValueError(f"{name}: strides {tuple(tensor.stride())} of shape {tuple(tensor.shape)} skip pixels")
+        return tensor.data_ptr(), code, sample, channel, pixel
+    if tensor.shape[0] > 1 and not tensor[0].is_contiguous():
+        raise ValueError(f"{name}: a tensor of {tensor.dim()} dimensions must be contiguous within each sample")
+    elements = math.prod(tensor.shape[1:])
+    return tensor.data_ptr(), code, tensor.stride(0) if tensor.dim() else elements, elements, 1
+
+
+def viewable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself if `image_view` covers it, else a contiguous copy."""
+    try:
+        image_view("tensor", tensor)
+    except ValueError:
+        return tensor.contiguous()
+    return tensor
+
+
+def seed_tensor(seeds: int | Iterable[int] | torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Seeds as int64 [N] on `device`. Python integers from -2⁶³ to 2⁶⁴-1 are taken modulo 2⁶⁴: the 64 bits are the key.
+
+    TypeError for anything that is not an integer, ValueError for one outside 64 bits or a tensor that is not 1-D.
+    """
+    if isinstance(seeds, torch.Tensor):
+        if seeds.dtype.is_floating_point or seeds.dtype.is_complex or seeds.dtype == torch.bool:
+            raise TypeError(f"seeds: dtype is {seeds.dtype}; seeds are integers")
+        if seeds.dim() != 1:
+            raise ValueError(f"seeds: shape is {tuple(seeds.shape)}; a 1-D tensor is needed, one seed per sample")
+        return seeds.to(device=device, dtype=torch.int64)
+    listed = [seeds] if isinstance(seeds, int) else list(seeds)
+    words = []
+    for seed in listed:
+        try:
+            value = seed.__index__()
+        except AttributeError:
+            raise TypeError(f"seeds: got {seed!r}; seeds are integers") from None
+        if isinstance(seed, bool):
+            raise TypeError(f"seeds: got {seed!r}; seeds are integers")
+        if not -(1 << 63) <= value <= _MASK64:
+            raise ValueError(f"seeds: {value} does not fit in 64 bits")
+        value &= _MASK64
+        words.append(value - (1 << 64) if value >> 63 else value)
+    return torch.tensor(words, dtype=torch.int64, device=device)
+
+
+def check_float(name: str, dtype: torch.dtype) -> None:
+    if dtype not in DTYPE_CODES:
+        raise TypeError(f"{name}: dtype is {dtype}; it must be float64, float32, float16 or bfloat16")
+
+
+def check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name}: is on {tensor.device}; all tensors must be on {device}")
+
+
+def check_shape(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name}: shape is {tuple(tensor.shape)}; it must be {tuple(shape)}")

@@ -1,0 +1,45 @@
+"""Builds the extension module with CMake; everything else stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds CMakeLists.txt in build/, which is kept, so a rebuild compiles only what changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        configure = [
+            "cmake",
+            f"-S{ROOT}",
+            f"-B{build}",
+            "-GNinja",
+            # An isolated build has a ninja of its own each time; the one of last time may be gone.
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DEDM_FAST_VERSION={self.distribution.get_version()}",
+            f"-DEDM_FAST_CUDA={os.environ.get('EDM_FAST_CUDA', 'AUTO')}",
+            f"-DEDM_FAST_WERROR={os.environ.get('EDM_FAST_WERROR', 'OFF')}",
+            f"-DEDM_FAST_SANITIZE={os.environ.get('EDM_FAST_SANITIZE', 'OFF')}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+        ]
+        build.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", build, "--target", "_C"], check=True)
+
+
+setup(ext_modules=[Extension("edm_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

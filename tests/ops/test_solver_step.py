@@ -1,0 +1,339 @@
+"""A row of a solver table: the same bits from every backend, whatever the layout, dtype and size."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from tolerance import assert_same_bits
+
+import edm_fast
+from edm_fast.ops import backends
+from edm_fast.ops.solver_step import (
+    DENOISED_FROM_GUIDE,
+    DENOISED_FROM_MODEL,
+    DENOISED_FROM_STATE,
+    DRAW,
+    NET_INPUT_SCALE,
+    REGISTERS,
+    ROW_SIZE,
+    UPDATE,
+    UPDATE_TERMS,
+    solver_step,
+)
+
+SHAPES = [(1, 1, 1, 1), (2, 3, 4, 4), (3, 1, 8, 8), (1, 3, 17, 5), (2, 2, 33, 31), (257, 1, 1, 3), (5, 19)]
+DENOISED, NOISE = REGISTERS, REGISTERS + 1
+
+
+def dense_table(rows: int = 3, seed: int = 0) -> torch.Tensor:
+    """Rows with every coefficient in use."""
+    table = torch.randn([rows, ROW_SIZE], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    table[:, DRAW] = torch.arange(rows) + 1
+    return table
+
+
+def heun_like_table() -> torch.Tensor:
+    """Rows with the zeros that solvers have: a predictor, a corrector, a churned Euler step."""
+    table = torch.zeros([3, ROW_SIZE], dtype=torch.float64)
+    update = table[:, UPDATE:NET_INPUT_SCALE].view(3, REGISTERS, UPDATE_TERMS)
+    table[:, DENOISED_FROM_MODEL], table[:, NET_INPUT_SCALE] = 0.8, 1.7
+    table[:, DENOISED_FROM_STATE] = torch.tensor([0.3, 0.0, 0.3])
+    update[0, 0, 0], update[0, 0, DENOISED] = 0.7, 0.3
+    update[0, 1, 0], update[0, 1, DENOISED] = 0.9, 0.1
+    update[1, 0, 0], update[1, 0, 1], update[1, 0, DENOISED] = 0.2, 1.0, 0.15
+    update[2, 0, 0], update[2, 0, DENOISED], update[2, 0, NOISE] = 0.5, 0.5, 0.25
+    table[:, DRAW] = torch.tensor([1.0, 0.0, 2.0])
+    return table
+
+
+class Step:
+    """Random tensors for a row, on one device; run() gives everything that the op wrote."""
+
+    def __init__(self, shape, device, *, state_dtype=torch.float64, dtype=torch.float32, seed=1):
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(kind):
+            return torch.randn(shape, dtype=torch.float64, generator=generator).to(kind).to(device)
+
+        self.state = [draw(state_dtype) for _ in range(REGISTERS)]
+        self.tensors = {
+            "model_output": draw(dtype),
+            "guide_output": draw(dtype),
+            "noise": draw(state_dtype),
+            "net_input": torch.full(shape, torch.nan, dtype=dtype, device=device),
+            "denoised": torch.full(shape, torch.nan, dtype=state_dtype, device=device),
+        }
+
+    def run(self, table, row, backend, **overrides):
+        device = self.state[0].device
+        tensors = {**self.tensors, **overrides}
+        state = [tensor.clone() for tensor in self.state]
+        for name in ("net_input", "denoised"):
+            if tensors[name] is not None:
+                tensors[name] = tensors[name].clone()
+        solver_step(state, table.to(device), row, backend=backend, **tensors)
+        return [tensor.cpu() for tensor in [*state, tensors["net_input"], tensors["denoised"]] if tensor is not None]
+
+
+def assert_same_step(actual, expected):
+    for got, wanted in zip(actual, expected, strict=True):
+        assert_same_bits(got, wanted)
+
+
+def test_a_dense_row_by_hand(backend, device):
+    table, step = dense_table(1), Step((2, 3, 4, 4), device)
+    row = table[0].tolist()
+    state = [tensor.cpu() for tensor in step.state]
+    read = {name: tensor.cpu().double() for name, tensor in step.tensors.items()}
+    D = row[0] * state[0] + row[1] * read["model_output"] + row[2] * read["guide_output"]
+    terms = [*state, D, read["noise"]]
+    expected = []
+    for register in range(REGISTERS):
+        total = row[UPDATE + register * UPDATE_TERMS] * terms[0]
+        for term in range(1, UPDATE_TERMS):
+            total = total + row[UPDATE + register * UPDATE_TERMS + term] * terms[term]
+        expected.append(total)
+    assert_same_step(step.run(table, 0, backend), [*expected, (row[NET_INPUT_SCALE] * expected[0]).float(), D])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("state_dtype", [torch.float64, torch.float32])
+def test_every_backend_gives_the_reference_bits(backend, device, shape, state_dtype):
+    step = Step(shape, device, state_dtype=state_dtype)
+    on_cpu = Step(shape, torch.device("cpu"), state_dtype=state_dtype)
+    for table, row in itertools.product((dense_table(), heun_like_table()), range(3)):
+        assert_same_step(step.run(table, row, backend), on_cpu.run(table, row, "reference"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("state_dtype", [torch.float64, torch.float32])
+def test_network_tensors_of_every_dtype(backend, device, state_dtype, dtype):
+    step = Step((2, 3, 9, 7), device, state_dtype=state_dtype, dtype=dtype)
+    on_cpu = Step((2, 3, 9, 7), torch.device("cpu"), state_dtype=state_dtype, dtype=dtype)
+    assert_same_step(step.run(dense_table(), 1, backend), on_cpu.run(dense_table(), 1, "reference"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_casts_of_extreme_values_are_pytorchs(backend, device, dtype):
+    """Ties, subnormals, overflow to infinity, NaN, through an identity row."""
+    values = torch.tensor(
+        [0.0, -0.0, 1.0, 65504.0, 65519.9, 65520.0, 1e6, 3e38, 3.4e38, 1e-8, 5.96e-8, 2.98e-8, 2.9802322e-8, 6.1e-5,
+         1e-40, float("inf"), float("-inf"), float("nan"), 1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8]
+    )  # fmt: skip
+    values = torch.cat([values, -values])[None]
+    table = torch.zeros([1, ROW_SIZE], dtype=torch.float64, device=device)
+    table[0, UPDATE] = table[0, NET_INPUT_SCALE] = 1
+    net_input = torch.empty_like(values, dtype=dtype, device=device)
+    solver_step([values.to(device)], table, 0, net_input=net_input, backend=backend)
+    assert_same_bits(net_input, values.to(dtype))
+    table[0] = 0
+    table[0, DENOISED_FROM_MODEL] = table[0, UPDATE + DENOISED] = 1
+    state = torch.empty_like(values, device=device)
+    solver_step([state], table, 0, model_output=net_input, backend=backend)
+    assert_same_bits(state, values.to(dtype).float())
+
+
+def test_layouts_do_not_matter(backend, device):
+    step = Step((2, 3, 6, 5), device)
+    expected = step.run(dense_table(), 0, backend)
+
+    def channels_last(tensor):
+        return tensor.to(memory_format=torch.channels_last)
+
+    doubled = torch.cat([step.tensors["model_output"]] * 2, dim=1)
+    offset = torch.empty(step.tensors["noise"].numel() + 1, dtype=torch.float64, device=device)[1:]
+    variants = {
+        "model_output": [channels_last(step.tensors["model_output"]), doubled[:, :3], doubled[:, 3:]],
+        "guide_output": [channels_last(step.tensors["guide_output"])],
+        "noise": [
+            channels_last(step.tensors["noise"]),
+            offset.view(step.tensors["noise"].shape).copy_(step.tensors["noise"]),
+            step.tensors["noise"].transpose(2, 3).contiguous().transpose(2, 3),
+        ],
+        "net_input": [channels_last(step.tensors["net_input"])],
+        "denoised": [channels_last(step.tensors["denoised"])],
+    }
+    for name, tensors in variants.items():
+        for tensor in tensors:
+            assert_same_step(
+                [part.contiguous() for part in step.run(dense_table(), 0, backend, **{name: tensor})], expected
+            )
+
+
+def test_own_noise_is_the_rows_draw(backend, device):
+    seeds = torch.tensor([3, -7], device=device)
+    step = Step((2, 3, 5, 5), device)
+    for row in range(3):
+        noise = edm_fast.randn((3, 5, 5), seeds.cpu(), row + 1, dtype=torch.float64).to(device)
+        assert_same_step(
+            step.run(dense_table(), row, backend, noise=None, seeds=seeds),
+            step.run(dense_table(), row, backend, noise=noise),
+        )
+
+
+def test_row_offset_moves_through_the_table(backend, device):
+    step = Step((2, 1, 4, 4), device)
+    offset = torch.tensor([2], device=device)
+    assert_same_step(step.run(dense_table(), 0, backend, row_offset=offset), step.run(dense_table(), 2, backend))
+
+
+def test_absent_terms_are_not_read(backend, device):
+    """A coefficient of 0 hides NaN, and registers without coefficients keep their value."""
+    step = Step((2, 3, 4, 4), device)
+    clean = step.run(heun_like_table(), 0, backend)
+    step.state[2].fill_(torch.nan)
+    step.tensors["guide_output"].fill_(torch.nan)
+    poisoned = step.run(heun_like_table(), 0, backend, noise=None)
+    for index in (0, 1, 4, 5):
+        assert_same_bits(poisoned[index], clean[index])
+    assert poisoned[2].isnan().all()
+    assert_same_bits(poisoned[3], step.state[3].cpu())
+
+
+def test_a_missing_tensor_shows_as_nan(backend, device):
+    step = Step((1, 1, 4, 4), device)
+    for name in ("model_output", "guide_output", "noise"):
+        x, *_ = step.run(dense_table(), 0, backend, **{name: None})
+        assert x.isnan().all(), name
+
+
+def test_nan_stays_in_its_element(backend, device):
+    step = Step((2, 3, 4, 4), device)
+    step.tensors["model_output"][1, 2, 3, 0] = torch.nan
+    for tensor in step.run(dense_table(), 0, backend):
+        assert tensor.isnan().sum() == 1
+        assert tensor[1, 2, 3, 0].isnan()
+
+
+def test_nothing_outside_the_tensors_is_written(backend, device):
+    """Outputs are slices of NaN-filled tensors; the rims stay NaN and the insides do not."""
+    shape, table = (2, 3, 5, 4), dense_table().to(device)
+    step = Step(shape, device)
+    guards = {
+        name: torch.full([4, 5, *shape[2:]], torch.nan, dtype=dtype, device=device)
+        for name, dtype in (("state", torch.float64), ("net_input", torch.float32), ("denoised", torch.float64))
+    }
+    inner = {name: guard[1:3, 1:4] for name, guard in guards.items()}
+    inner["state"].copy_(step.state[0])
+    state = [inner["state"], *[tensor.clone() for tensor in step.state[1:]]]
+    tensors = {**step.tensors, "net_input": inner["net_input"], "denoised": inner["denoised"]}
+    solver_step(state, table, 0, backend=backend, **tensors)
+    for name, guard in guards.items():
+        assert not inner[name].isnan().any()
+        inner[name].fill_(torch.nan)
+        assert guard.isnan().all(), name
+
+
+def test_instruction_sets_and_threads_do_not_matter(isa):
+    step = Step((3, 3, 64, 64), torch.device("cpu"))
+    seeds = torch.arange(3)
+    expected = step.run(dense_table(), 0, "reference", noise=None, seeds=seeds)
+    threads = torch.get_num_threads()
+    try:
+        for name, count in itertools.product(isa.available_isas(), (1, 2, 5)):
+            isa.use_isa(name)
+            torch.set_num_threads(count)
+            assert_same_step(step.run(dense_table(), 0, "cpu", noise=None, seeds=seeds), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_sample_does_not_depend_on_its_batch(backend, device):
+    step = Step((5, 3, 7, 7), device)
+    seeds = torch.arange(5, device=device)
+    whole = step.run(dense_table(), 1, backend, noise=None, seeds=seeds)
+    for n in range(5):
+        single = Step((5, 3, 7, 7), device)
+        single.state = [tensor[n : n + 1] for tensor in single.state]
+        single.tensors = {name: tensor[n : n + 1] for name, tensor in single.tensors.items()}
+        part = single.run(dense_table(), 1, backend, noise=None, seeds=seeds[n : n + 1])
+        assert_same_step(part, [tensor[n : n + 1] for tensor in whole])
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)])
+def test_empty_tensors(backend, device, shape):
+    for tensor in Step(shape, device).run(dense_table(), 0, backend):
+        assert tuple(tensor.shape) == shape
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"state": []}, ValueError, "state"),
+        ({"state": [torch.zeros(2, 3)] * 5}, ValueError, "state"),
+        ({"state": [torch.zeros(2, 3, dtype=torch.float16)]}, TypeError, "state"),
+        ({"state": [torch.zeros(2, 3), torch.zeros(2, 4)]}, ValueError, r"state\[1\]"),
+        ({"state": [torch.zeros(2, 3), torch.zeros(2, 3).double()]}, TypeError, r"state\[1\]"),
+        ({"table": torch.zeros(3, 31, dtype=torch.float64)}, ValueError, "table"),
+        ({"table": torch.zeros(3, 32)}, ValueError, "table"),
+        ({"row": 3}, ValueError, "row"),
+        ({"row": -1}, ValueError, "row"),
+        ({"model_output": torch.zeros(2, 4)}, ValueError, "model_output"),
+        ({"model_output": torch.zeros(2, 3, dtype=torch.int32)}, TypeError, "model_output"),
+        ({"noise": torch.zeros(2, 3, device="meta")}, ValueError, "noise"),
+        ({"net_input": torch.zeros(3, 2)}, ValueError, "net_input"),
+        ({"denoised": torch.zeros(2, 3, 1)}, ValueError, "denoised"),
+        ({"seeds": torch.zeros(2)}, ValueError, "seeds"),
+        ({"seeds": torch.zeros(3, dtype=torch.int64)}, ValueError, "seeds"),
+        ({"row_offset": torch.zeros(1)}, ValueError, "row_offset"),
+        ({"backend": "tpu"}, ValueError, "backend"),
+    ],
+)
+def test_bad_arguments_are_named_and_nothing_is_written(change, error, message):
+    arguments = {"state": [torch.zeros(2, 3)], "table": dense_table(), "row": 0, **change}
+    before = [tensor.clone() for tensor in arguments["state"]]
+    with pytest.raises(error, match=f"^{message}:"):
+        solver_step(**arguments)
+    for tensor, copy in zip(arguments["state"], before, strict=True):
+        assert_same_bits(tensor, copy)
+
+
+def test_the_torch_operator_passes_opcheck():
+    step = Step((2, 3, 4, 4), torch.device("cpu"))
+    tensors = step.tensors
+    args = (
+        step.state,
+        dense_table(),
+        0,
+        None,
+        tensors["model_output"],
+        tensors["guide_output"],
+        None,
+        tensors["noise"],
+    )
+    torch.library.opcheck(torch.ops.edm_fast.solver_step_.default, (*args, tensors["net_input"], tensors["denoised"]))
+
+
+def test_the_row_layout_is_the_headers():
+    """The kernel reads what the names here mean: each named column alone does what it says."""
+    x = torch.full([1, 4], 2.0, dtype=torch.float64)
+    for column, value in (
+        (DENOISED_FROM_STATE, 2.0),
+        (DENOISED_FROM_MODEL, 3.0),
+        (DENOISED_FROM_GUIDE, 5.0),
+    ):
+        table = torch.zeros([1, ROW_SIZE], dtype=torch.float64)
+        table[0, column] = 1
+        denoised = torch.full([1, 4], torch.nan, dtype=torch.float64)
+        solver_step(
+            [x.clone()],
+            table,
+            0,
+            model_output=torch.full([1, 4], 3.0),
+            guide_output=torch.full([1, 4], 5.0),
+            denoised=denoised,
+        )
+        assert (denoised == value).all()
+
+
+def test_a_build_without_cuda_kernels_says_so(monkeypatch):
+    class Compiled:
+        class cuda:
+            architectures = ""
+
+    monkeypatch.setattr(backends, "extension", lambda: Compiled)
+    monkeypatch.setattr(backends, "_kernels", {})
+    with pytest.raises(RuntimeError, match="EDM_FAST_CUDA=ON"):
+        backends.kernels("cuda")
