@@ -1,0 +1,116 @@
+"""How a solver table evaluates a network: which input it makes, and what the output means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from edm_fast.networks import Precond
+from edm_fast.samplers.table import SolverTable
+
+
+class Evaluation(Protocol):
+    """A network prepared for one table: D = c_skip·x/s + c_out·F, F = evaluation(input, k), input = c_in·x/s."""
+
+    c_skip: np.ndarray
+    c_out: np.ndarray
+    c_in: np.ndarray
+    input_dtype: torch.dtype
+    owns_input: bool  # the network may keep or return its input, so each evaluation gets a tensor of its own
+
+    def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor: ...
+
+
+class DenoiserEvaluation:
+    """Any callable net(x/s, σ, class_labels) → D: x/s in the state's dtype, σ a float64 scalar tensor on its device."""
+
+    owns_input = True
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        table: SolverTable,
+        class_labels: torch.Tensor | None,
+        device: torch.device,
+        state_dtype: torch.dtype,
+    ) -> None:
+        self.c_skip = np.zeros(table.evaluations)
+        self.c_out = np.ones(table.evaluations)
+        self.c_in = np.ones(table.evaluations)
+        self.input_dtype = state_dtype
+        self._net = net
+        self._class_labels = class_labels
+        self._sigmas = torch.tensor(table.sigma, dtype=torch.float64, device=device)
+
+    def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor:
+        denoised = self._net(net_input, self._sigmas[index], self._class_labels)
+        return checked_output(denoised, net_input)
+
+
+class PrecondEvaluation:
+    """A preconditioned network of this library: the preconditioning runs in `solver_step`, only F in the network."""
+
+    owns_input = False
+
+    def __init__(
+        self,
+        net: Precond,
+        table: SolverTable,
+        class_labels: torch.Tensor | None,
+        device: torch.device,
+        force_fp32: bool = False,
+    ) -> None:
+        # σ goes through float32, as it does in the network's own forward().
+        coefficients = net.coefficients(torch.tensor(table.sigma, dtype=torch.float32, device=device))
+        self.c_skip, self.c_out, self.c_in = (
+            part.double().cpu().numpy() for part in (coefficients.c_skip, coefficients.c_out, coefficients.c_in)
+        )
+        half = net.use_fp16 and not force_fp32 and device.type == "cuda"
+        self.input_dtype = torch.float16 if half else torch.float32
+        self._net = net
+        self._class_labels = class_labels
+        self._c_noise = coefficients.c_noise
+        self._force_fp32 = force_fp32
+
+    def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor:
+        output = self._net.network_output(
+            net_input, self._c_noise[index], self._class_labels, force_fp32=self._force_fp32
+        )
+        return checked_output(output, net_input)
+
+
+def is_plain_precond(net: Any) -> bool:
+    """True if F may be called past net.forward(): nobody has overridden it or hooked into it."""
+    return (
+        isinstance(net, Precond)
+        and type(net).forward is Precond.forward
+        and "forward" not in vars(net)
+        and not (net._forward_hooks or net._forward_pre_hooks)
+    )
+
+
+def evaluation_of(
+    net: Any,
+    table: SolverTable,
+    class_labels: torch.Tensor | None,
+    device: torch.device,
+    state_dtype: torch.dtype,
+    force_fp32: bool = False,
+) -> Evaluation:
+    """The evaluation for a network: by its F where that is known, by its denoised output otherwise."""
+    if is_plain_precond(net):
+        return PrecondEvaluation(net, table, class_labels, device, force_fp32)
+    return DenoiserEvaluation(net, table, class_labels, device, state_dtype)
+
+
+def checked_output(output: Any, net_input: torch.Tensor) -> torch.Tensor:
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"net: returned {type(output).__name__}; a tensor like its input is needed")
+    if output.shape != net_input.shape:
+        raise ValueError(f"net: returned shape {tuple(output.shape)} for an input of {tuple(net_input.shape)}")
+    if output.device != net_input.device:
+        raise ValueError(f"net: returned a tensor on {output.device}; its input is on {net_input.device}")
+    return output

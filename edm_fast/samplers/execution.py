@@ -1,0 +1,98 @@
+"""The loop that executes a solver table: evaluate the network, run one kernel, and so on to the last row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from edm_fast.ops.solver_step import solver_step
+from edm_fast.samplers.evaluation import Evaluation
+from edm_fast.samplers.table import SolverTable
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback sees, once per step, after the step's first evaluation.
+
+    Attributes:
+        step, num_steps: index of the step, and how many there are.
+        sigma: noise level of the evaluation, after churn.
+        x: the point of evaluation, in the state's dtype, before the step's update.
+        denoised: D(x/s; σ), in the state's dtype.
+    """
+
+    step: int
+    num_steps: int
+    sigma: float
+    x: torch.Tensor
+    denoised: torch.Tensor
+
+
+Callback = Callable[[Progress], object]
+
+
+@torch.no_grad()
+def execute(
+    table: SolverTable,
+    evaluation: Evaluation,
+    latents: torch.Tensor,
+    *,
+    state_dtype: torch.dtype = torch.float64,
+    seeds: torch.Tensor | None = None,
+    randn_like: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    output_dtype: torch.dtype | None = None,
+    callback: Callback | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Run the table from `latents` (standard normal, [N, …]) and return the samples.
+
+    Args:
+        evaluation: the network.
+        state_dtype: float64 or float32; the dtype of the state and of all arithmetic between evaluations.
+        seeds: int64 [N]; noise is ours, by seed, and drawn only where a row uses it.
+        randn_like: noise is the caller's: called with the state at the start of every step, used or not.
+        output_dtype: dtype of the result; the state's if not given.
+        callback: called once per step.
+
+    """
+    device = latents.device
+    state = [latents.detach().to(state_dtype, copy=True, memory_format=torch.contiguous_format)]
+    state += [torch.empty_like(state[0]) for _ in range(table.registers - 1)]
+    if latents.shape[0] == 0:
+        return state[0].to(output_dtype or state_dtype)
+    rows = torch.from_numpy(table.rows(evaluation.c_skip, evaluation.c_out, evaluation.c_in)).to(device)
+    net_input = torch.empty_like(state[0], dtype=evaluation.input_dtype)
+    last = table.evaluations
+    model_output: torch.Tensor | None = None
+    for row in range(last + 1):
+        observed = callback is not None and row > 0 and (row == 1 or table.step[row - 1] != table.step[row - 2])
+        denoised = torch.empty_like(state[0]) if observed else None
+        x = state[0].clone() if observed else None
+        next_input: torch.Tensor | None = net_input
+        if row == last:
+            next_input = torch.empty_like(state[0], dtype=output_dtype) if output_dtype is not None else None
+        elif evaluation.owns_input and row > 0:
+            next_input = torch.empty_like(net_input)
+        noise = randn_like(state[0]) if randn_like is not None and table.entered[row] >= 0 else None
+        solver_step(
+            state,
+            rows,
+            row,
+            model_output=model_output,
+            seeds=seeds,
+            noise=noise,
+            net_input=next_input,
+            denoised=denoised,
+            backend=backend,
+        )
+        if callback is not None and x is not None and denoised is not None:
+            step = int(table.step[row - 1])
+            callback(Progress(step, table.num_steps, float(table.sigma[row - 1]), x, denoised))
+        if row == last:
+            return state[0] if next_input is None else next_input
+        assert next_input is not None
+        net_input = next_input
+        model_output = evaluation(net_input, row)
+    raise AssertionError("a table has a last row")

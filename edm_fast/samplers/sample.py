@@ -1,0 +1,183 @@
+"""Images from seeds: our own noise, any batch split, the same bits."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from edm_fast.ops.randn import randn
+from edm_fast.ops.tensors import seed_tensor
+from edm_fast.samplers import arguments
+from edm_fast.samplers.edm import edm_table
+from edm_fast.samplers.evaluation import evaluation_of
+from edm_fast.samplers.execution import Callback, execute
+from edm_fast.samplers.table import SolverTable
+
+logger = logging.getLogger(__name__)
+
+
+def sample(
+    net: Any,
+    seeds: int | Iterable[int] | torch.Tensor,
+    class_labels: arguments.Labels = None,
+    num_steps: int = 18,
+    batch: int = 64,
+    solver: str = "heun",
+    *,
+    shape: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    state_dtype: torch.dtype = torch.float64,
+    progress: Callable[[int, int], object] | None = None,
+    callback: Callback | None = None,
+    **table_arguments: Any,
+) -> torch.Tensor:
+    """One image per seed, float32 [N, C, H, W] in the order of the seeds, not clamped.
+
+    The noise of an image is a function of its seed alone (see `edm_fast.randn`: draw 0 is its latents, draw i + 1 the churn
+    of step i). Noise and solver give the same bits for every `batch`; so does the whole, if the network does.
+
+    Args:
+        net: a network of this library, or any callable net(x, sigma, class_labels) → D(x; σ).
+        seeds: N integers of 64 bits.
+        class_labels: N integer ids, or rows [N, label_dim]; None leaves a conditional network unconditioned.
+        num_steps, solver: number of steps; "heun" or "euler".
+        batch: how many images the network sees at a time. If memory does not suffice it is halved.
+        shape: (C, H, W); by default (img_channels, img_resolution, img_resolution) of the network.
+        device: where to compute; by default where the network's parameters lie.
+        state_dtype: float64 or float32; dtype of the sampler's state.
+        progress: called with (images done, images in all) after each batch.
+        callback: called with a `Progress` once per step of each batch.
+        table_arguments: sigma_min, sigma_max, rho, discretization, schedule, scaling, alpha, S_churn, S_min, S_max,
+            S_noise and the rest of `ablation_sampler`'s.
+
+    Raises:
+        ValueError, TypeError: an argument out of range; names it.
+        FloatingPointError: images with NaN or infinity, even in float32; names their seeds.
+        MemoryError: a single image does not fit.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int):
+        raise TypeError(f"batch: got {batch!r}; it is an integer")
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}; it must be at least 1")
+    if state_dtype not in (torch.float64, torch.float32):
+        raise TypeError(f"state_dtype: got {state_dtype}; it is float64 or float32")
+    net_device = arguments.net_device(net)
+    where = torch.device(device) if device is not None else net_device or torch.device("cpu")
+    where = _with_index(where)
+    if net_device is not None and net_device != where:
+        raise ValueError(f"device: got {where}; the network is on {net_device}")
+    image_shape = _image_shape(net, shape)
+    keys = seed_tensor(seeds, where)
+    rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
+    table = edm_table(net, num_steps=num_steps, solver=solver, **table_arguments)
+
+    done = 0
+    images = []
+    while done < keys.shape[0]:
+        part = slice(done, min(done + batch, keys.shape[0]))
+        labels = None if rows is None else rows[part]
+        try:
+            images.append(_finite_batch(net, table, keys[part], labels, image_shape, state_dtype, callback))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if part.stop - part.start == 1:
+                raise MemoryError(f"batch: one image of shape {image_shape} does not fit in memory: {error}") from error
+            batch = (part.stop - part.start) // 2
+            logger.warning("out of memory with %d images at a time; going on with %d", part.stop - part.start, batch)
+            continue
+        done = part.stop
+        if progress is not None:
+            progress(done, keys.shape[0])
+    if not images:
+        return torch.empty([0, *image_shape], dtype=torch.float32, device=where)
+    return torch.cat(images)
+
+
+def _with_index(device: torch.device) -> torch.device:
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+    channels, resolution = getattr(net, "img_channels", None), getattr(net, "img_resolution", None)
+    if shape is None:
+        if channels is None or resolution is None:
+            raise ValueError("shape: the network has no img_channels and img_resolution; give (C, H, W)")
+        return (channels, resolution, resolution)
+    if len(shape) != 3 or any(isinstance(extent, bool) or int(extent) != extent or extent < 1 for extent in shape):
+        raise ValueError(f"shape: got {tuple(shape)}; three positive integers (C, H, W) are needed")
+    if channels is not None and shape[0] != channels:
+        raise ValueError(f"shape: {shape[0]} channels; the network has {channels}")
+    return tuple(int(extent) for extent in shape)
+
+
+def _finite_batch(
+    net: Any,
+    table: SolverTable,
+    seeds: torch.Tensor,
+    labels: torch.Tensor | None,
+    shape: tuple[int, ...],
+    state_dtype: torch.dtype,
+    callback: Callback | None,
+) -> torch.Tensor:
+    """A batch; samples that a float16 network made NaN or infinite are made again in float32."""
+    images = _batch(net, table, seeds, labels, shape, state_dtype, callback)
+    broken = ~torch.isfinite(images).flatten(1).all(dim=1)
+    if not bool(broken.any()):
+        return images
+    if getattr(net, "use_fp16", False) and images.device.type == "cuda":
+        logger.warning("%d images overflowed in float16 and are made again in float32", int(broken.sum()))
+        some_labels = None if labels is None else labels[broken]
+        images[broken] = _batch(net, table, seeds[broken], some_labels, shape, state_dtype, None, force_fp32=True)
+        broken = ~torch.isfinite(images).flatten(1).all(dim=1)
+    if bool(broken.any()):
+        named = [seed % 2**64 for seed in seeds[broken].tolist()]
+        listed = ", ".join(map(str, named[:10])) + (" …" if len(named) > 10 else "")
+        raise FloatingPointError(f"net: gave NaN or infinity for {len(named)} of {len(images)} images: seeds {listed}")
+    return images
+
+
+def _batch(
+    net: Any,
+    table: SolverTable,
+    seeds: torch.Tensor,
+    labels: torch.Tensor | None,
+    shape: tuple[int, ...],
+    state_dtype: torch.dtype,
+    callback: Callback | None,
+    force_fp32: bool = False,
+) -> torch.Tensor:
+    with torch.no_grad():
+        latents = randn(shape, seeds, 0, dtype=state_dtype, device=seeds.device)
+        evaluation = evaluation_of(net, table, labels, seeds.device, state_dtype, force_fp32)
+    return execute(
+        table,
+        evaluation,
+        latents,
+        state_dtype=state_dtype,
+        seeds=seeds,
+        output_dtype=torch.float32,
+        callback=callback,
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch's CPU allocator reports exhaustion as a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def random_class(seed: int, label_dim: int) -> int:
+    """A class for a seed, uniform over label_dim; from the same keyed stream as the noise, in a domain of its own."""
+    from edm_fast.ops.backends import extension
+    from edm_fast.ops.randn import DOMAIN_LABELS
+
+    if label_dim < 1:
+        raise ValueError(f"label_dim: got {label_dim}; it must be at least 1")
+    word = extension().noise_words(seed % 2**64, 0, 0, DOMAIN_LABELS)[0]
+    return math.floor(word * label_dim / 2**32)
