@@ -2,6 +2,10 @@
 
 #include <atomic>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 #include "parallel.h"
 
 namespace edm_fast::cpu {
@@ -10,12 +14,19 @@ namespace {
 
 std::atomic<bool> in_child{false};
 
-const int registered = pthread_atfork(nullptr, nullptr, [] { in_child.store(true); });
+// The child has one thread and a libgomp that still counts on the parent's. Asking it for one thread keeps every loop of
+// the child out of the dead pool, also those of PyTorch, which shares the library.
+void enter_child() {
+    in_child.store(true);
+#if defined(_OPENMP)
+    omp_set_num_threads(1);
+#endif
+}
+
+const int registered = pthread_atfork(nullptr, nullptr, enter_child);
 
 }  // namespace
 
-bool threads_survive() {
-    return registered == 0 && !in_child.load(std::memory_order_relaxed);
-}
+bool threads_survive() { return registered == 0 && !in_child.load(std::memory_order_relaxed); }
 
 }  // namespace edm_fast::cpu
