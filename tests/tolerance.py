@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-# A sampler against the reference sampler with the same noise: both compute the same float64 equations, in another order.
+# A sampler against the reference sampler with the same noise: the same float64 equations, in another order.
 SAMPLER_FLOAT64 = 1e-10
 # The same with a float32 network or a float32 state: some tens of roundings of 6e-8.
 SAMPLER_FLOAT32 = 1e-5

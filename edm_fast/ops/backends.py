@@ -27,8 +27,11 @@ def extension() -> ModuleType:
 
 
 def register_kernels(backend: str, module: Any) -> None:
-    """Make `module`'s functions the kernels of `backend`. They take pointers of the memory that the CPU sees if the backend
-    is not `"cuda"`, and (device, stream) as their last arguments if it is not `"cpu"`."""
+    """Make the functions of `module` the kernels of `backend`.
+
+    Their last arguments are (threads) for "cpu" and (device, stream) for every other backend; all but "cuda" work on
+    the memory that the CPU sees.
+    """
     _kernels[backend] = module
 
 

@@ -31,9 +31,10 @@ def randn(
 ) -> torch.Tensor:
     """Noise [N, *shape_per_sample] with out[n, i] = normal(seeds[n], draw, element i).
 
-    The words are Philox4x32-10 with the sample's 64-bit seed as key and (i // 4, draw, domain) as counter; Box-Muller makes
-    them normal in float32, with the same bits on every device. Element i is counted in the order of a contiguous
-    [C, H, W] sample, whatever `memory_format` is. Sample n depends on seeds[n] alone, never on the batch around it.
+    The words are Philox4x32-10 with the sample's 64-bit seed as key and (i // 4, draw, domain) as counter; Box-Muller
+    makes them normal in float32, with the same bits on every device. Element i is counted in the order of a
+    contiguous [C, H, W] sample, whatever `memory_format` is. Sample n depends on seeds[n] alone, never on the batch
+    around it.
 
     Args:
         shape_per_sample: shape of one sample, usually (C, H, W).

@@ -64,7 +64,8 @@ def solver_step(
         backend: None (by device), "cpu", "cuda" or "reference".
 
     Raises:
-        ValueError, TypeError: tensors that differ in shape or device, or a dtype that is not covered; before any launch.
+        ValueError, TypeError: tensors that differ in shape or device, or a dtype that is not covered; before any
+        launch.
     """
     chosen = backends.choose(backend, state[0].device) if state else ""
     _check(state, table, row, row_offset, model_output, guide_output, seeds, noise, net_input, denoised)

@@ -1,7 +1,7 @@
 """Philox4x32-10 and Box-Muller in PyTorch's integer and float arithmetic: the oracle for `edm_fast.randn`.
 
-Words are held in int64 tensors, so that products of 32-bit numbers do not overflow into the sign unnoticed. A float32 fma is
-emulated exactly: see `fma`.
+Words are held in int64 tensors, so that products of 32-bit numbers do not overflow into the sign unnoticed. A float32
+fma is emulated exactly: see `fma`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def philox4x32_10(key: Sequence[torch.Tensor], counter: Sequence[torch.Tensor]) 
 def fma(a: torch.Tensor, b: torch.Tensor | float, c: torch.Tensor | float) -> torch.Tensor:
     """a·b + c in float32 with one rounding.
 
-    The product of two float32 numbers is exact in float64; its sum with c may not be, and rounding twice can go wrong at a
-    tie. So the float64 sum is rounded to odd: where it is inexact and its last bit is even, it moves by one unit towards
-    the exact sum, and the rounding to float32 then sees that it is not a tie.
+    The product of two float32 numbers is exact in float64; its sum with c may not be, and rounding twice can go wrong
+    at a tie. So the float64 sum is rounded to odd: where it is inexact and its last bit is even, it moves by one unit
+    towards the exact sum, and the rounding to float32 then sees that it is not a tie.
     """
     product = a.double() * _double(b)
     addend = _double(c)

@@ -71,7 +71,10 @@ def ablation_sampler(
     S_max: float = math.inf,
     S_noise: float = 1,
 ) -> Tensor:
-    """Algorithm 1 generalised: any discretization, σ(t), s(t) and second-order solver, with churn. float64 [N, C, H, W]."""
+    """Algorithm 1 generalised: any discretization, σ(t), s(t) and second-order solver, with churn.
+
+    Returns float64 [N, C, H, W].
+    """
 
     def vp_sigma(t: Tensor, beta_d: float, beta_min: float) -> Tensor:
         return torch.expm1(0.5 * beta_d * t**2 + beta_min * t).sqrt()

@@ -107,8 +107,8 @@ def label_rows(
 ) -> torch.Tensor | None:
     """Labels as float32 rows [N, label_dim], or None.
 
-    A list or 1-D integer tensor holds class ids, one per sample; a 2-D tensor holds one-hot or soft rows. `label_dim` is
-    None if the network does not tell it: ids are then refused and rows of any width pass.
+    A list or 1-D integer tensor holds class ids, one per sample; a 2-D tensor holds one-hot or soft rows. `label_dim`
+    is None if the network does not tell it: ids are then refused and rows of any width pass.
     """
     if class_labels is None:
         return None

@@ -37,8 +37,8 @@ def sample(
 ) -> torch.Tensor:
     """One image per seed, float32 [N, C, H, W] in the order of the seeds, not clamped.
 
-    The noise of an image is a function of its seed alone (see `edm_fast.randn`: draw 0 is its latents, draw i + 1 the churn
-    of step i). Noise and solver give the same bits for every `batch`; so does the whole, if the network does.
+    The noise of an image is a function of its seed alone (see `edm_fast.randn`: draw 0 is its latents, draw i + 1 the
+    churn of step i). Noise and solver give the same bits for every `batch`; so does the whole, if the network does.
 
     Args:
         net: a network of this library, or any callable net(x, sigma, class_labels) → D(x; σ).

@@ -1,7 +1,7 @@
 """Noise levels to step through: each function gives σ_0 > σ_1 > … > σ_{n-1}, float64 [n], without the final 0.
 
-Sources: Karras et al. 2022 (arXiv 2206.00364), table 1 and its appendix, for `edm`, `vp`, `ve` and `iddpm`; k-diffusion for
-`exponential` and `polyexponential`.
+Sources: Karras et al. 2022 (arXiv 2206.00364), table 1 and its appendix, for `edm`, `vp`, `ve` and `iddpm`;
+k-diffusion for `exponential` and `polyexponential`.
 """
 
 from __future__ import annotations

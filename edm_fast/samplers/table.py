@@ -1,8 +1,8 @@
 """A sampler as a table of coefficients: one row per network evaluation, and a first row that makes the first input.
 
-Every sampler here is linear in the state, the denoised images D and noise, with coefficients known before the run. A solver
-writes its equations with linear forms: numpy vectors of six coefficients over (r0, r1, r2, r3, D, z), where r0 is the point
-x of the evaluation, r1 … r3 are what earlier rows kept, and z is standard normal noise.
+Every sampler here is linear in the state, the denoised images D and noise, with coefficients known before the run. A
+solver writes its equations with linear forms: numpy vectors of six coefficients over (r0, r1, r2, r3, D, z), where r0
+is the point x of the evaluation, r1 … r3 are what earlier rows kept, and z is standard normal noise.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class SolverTable:
         return np.any(self.updates[:, :, UPDATE_TERMS - 1] != 0, axis=1)
 
     def rows(self, c_skip: np.ndarray, c_out: np.ndarray, c_in: np.ndarray, output_scale: float = 1.0) -> np.ndarray:
-        """The rows that `solver_step` executes, float64 [E+1, 32], for a network with D = c_skip·x/s + c_out·F(c_in·x/s).
+        """The rows that `solver_step` executes, float64 [E+1, 32], for a network with D = c_skip·x/s +
+        c_out·F(c_in·x/s).
 
         c_skip, c_out, c_in: float64 [E]. The last row, after which there is no input to make, scales by `output_scale`.
         """

@@ -40,6 +40,7 @@ def small_net(**options):
     ).eval()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
+    torch.nn.init.normal_(net.model.map_label.weight, std=5)
     return net
 
 
@@ -97,7 +98,7 @@ def test_labels_as_ids_and_as_rows_are_the_same():
     without = edm_fast.sample(net, range(3), num_steps=3)
     zeros = edm_fast.sample(net, range(3), torch.zeros([3, 4]), num_steps=3)
     assert relative_error(zeros, without) <= SAMPLER_FLOAT32  # one row for all goes through another GEMM
-    assert relative_error(without, by_ids) > 100 * SAMPLER_FLOAT32
+    assert relative_error(without, by_ids) > SAMPLER_FLOAT32
 
 
 def test_progress_counts_images():

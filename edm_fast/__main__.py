@@ -1,0 +1,3 @@
+from edm_fast.cli import main
+
+main(prog_name="edm-fast")

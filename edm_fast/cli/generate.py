@@ -1,0 +1,157 @@
+"""`edm-fast generate`: images from a checkpoint, one per seed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from edm_fast import images
+from edm_fast.checkpoints import SHIPPED, load_network
+from edm_fast.cli.options import Device, Number, SeedList
+from edm_fast.cli.output import ImageFolder
+from edm_fast.errors import CheckpointError
+from edm_fast.files import atomic_write
+from edm_fast.networks import Precond
+from edm_fast.samplers import edm_table, random_class, sample
+from edm_fast.samplers.edm import DISCRETIZATIONS, SCALINGS, SCHEDULES
+from edm_fast.samplers.solvers import SOLVERS
+
+logger = logging.getLogger(__name__)
+
+_POSITIVE = Number(low=0, low_open=True)
+
+
+@click.command()
+@click.option(
+    "--network",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Checkpoint file.  [default: the shipped digits]",
+)
+@click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True)
+@click.option("--seeds", type=SeedList(), default="0-63", show_default=True, help="Seeds, such as 1,2,5-10.")
+@click.option("--subdirs", is_flag=True, help="A folder for every thousand seeds.")
+@click.option("--class", "class_idx", type=click.IntRange(min=0), help="Class.  [default: random, by seed]")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time.")
+@click.option("--steps", type=click.IntRange(min=1), default=18, show_default=True, help="Number of steps.")
+@click.option("--sigma_min", type=_POSITIVE, help="Lowest noise level.  [default: by --disc]")
+@click.option("--sigma_max", type=_POSITIVE, help="Highest noise level.  [default: by --disc]")
+@click.option("--rho", type=_POSITIVE, default=7, show_default=True, help="Exponent of the time steps.")
+@click.option("--S_churn", "S_churn", type=Number(low=0), default=0, show_default=True, help="Amount of churn.")
+@click.option("--S_min", "S_min", type=Number(), default=0, show_default=True, help="Churn at this noise and above.")
+@click.option("--S_max", "S_max", type=Number(finite=False), default=math.inf, show_default=True, help="… and below.")
+@click.option("--S_noise", "S_noise", type=Number(low=0), default=1, show_default=True, help="Factor on the noise.")
+@click.option("--solver", type=click.Choice(SOLVERS), default="heun", show_default=True)
+@click.option("--disc", type=click.Choice(DISCRETIZATIONS), default="edm", show_default=True, help="Noise levels.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), default="linear", show_default=True, help="sigma(t).")
+@click.option("--scaling", type=click.Choice(SCALINGS), default="none", show_default=True, help="s(t).")
+@click.option("--grid", is_flag=True, help="Also write a contact sheet, grid.png.")
+@click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+def generate(
+    network: Path | None,
+    outdir: Path,
+    seeds: list[int],
+    subdirs: bool,
+    class_idx: int | None,
+    batch: int,
+    grid: bool,
+    device: torch.device,
+    dtype: str,
+    steps: int,
+    disc: str,
+    **solver_options: Any,
+) -> None:
+    """Make one PNG per seed in OUTDIR.
+
+    An image depends on its seed and the settings alone, not on --batch. A run that was interrupted goes on where it
+    stopped. Under torchrun every rank makes its share of the seeds.
+    """
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if dtype == "float16" and device.type != "cuda":
+        raise click.BadParameter("float16 networks run on CUDA only", param_hint="--dtype")
+    if grid and ranks > 1:
+        raise click.BadParameter("a contact sheet needs all images in one process", param_hint="--grid")
+
+    net, file_hash = _load(network, device)
+    net.use_fp16 = dtype == "float16"
+    if class_idx is not None and not net.label_dim:
+        raise click.BadParameter("the network is unconditional", param_hint="--class")
+    if class_idx is not None and class_idx >= net.label_dim:
+        raise click.BadParameter(
+            f"{class_idx} is not one of the classes 0 to {net.label_dim - 1}", param_hint="--class"
+        )
+    if net.img_channels not in (1, 3):
+        raise click.ClickException(f"the network makes {net.img_channels} channels; PNG files hold 1 or 3")
+
+    options = {"num_steps": steps, "discretization": disc, **solver_options}
+    try:
+        edm_table(net, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    settings = {"network": file_hash, "class": class_idx, "dtype": dtype, **options}
+
+    try:
+        folder = ImageFolder(outdir, {name: str(value) for name, value in settings.items()}, subdirs)
+        mine = seeds[rank::ranks]
+        todo = folder.missing(mine)
+        if len(todo) < len(mine):
+            logger.info("%d of %d images are already in %s", len(mine) - len(todo), len(mine), outdir)
+        with tqdm(total=len(todo), unit="image", disable=None) as bar:
+            for start in range(0, len(todo), batch):
+                part = todo[start : start + batch]
+                _make(net, part, class_idx, options, folder)
+                bar.update(len(part))
+        if grid:
+            _write_grid(folder, seeds)
+    except OSError as error:
+        name = error.filename or outdir
+        raise click.ClickException(f"cannot write {name}: {error.strerror or error}") from None
+    except (FloatingPointError, MemoryError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{len(mine)} images in {outdir}")
+
+
+def _load(network: Path | None, device: torch.device) -> tuple[Precond, str]:
+    """The network and the hash of its file."""
+    try:
+        if network is not None:
+            return load_network(network, device=device), _hash(network)
+        with resources.as_file(resources.files("edm_fast") / "models" / SHIPPED) as shipped:
+            return load_network(shipped, device=device), _hash(shipped)
+    except CheckpointError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _make(net: Precond, seeds: list[int], class_idx: int | None, options: dict[str, Any], folder: ImageFolder) -> None:
+    labels = None
+    if net.label_dim:
+        labels = [random_class(seed, net.label_dim) if class_idx is None else class_idx for seed in seeds]
+    made = sample(net, seeds, labels, batch=len(seeds), **options)
+    folder.write(seeds, map(images.png_bytes, images.to_bytes(made)))
+
+
+def _write_grid(folder: ImageFolder, seeds: list[int]) -> None:
+    pixels = [np.atleast_3d(np.asarray(Image.open(folder.path(seed)))) for seed in seeds]
+    with atomic_write(folder.outdir / "grid.png") as file:
+        file.write(images.png_bytes(images.contact_sheet(np.stack(pixels))))

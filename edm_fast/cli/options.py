@@ -1,0 +1,95 @@
+"""Option types that several commands share."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import click
+import torch
+
+from edm_fast.ops.backends import extension
+
+# A list longer than this is a slip of the keyboard, and would fill memory before the first image.
+_MAX_SEEDS = 100_000_000
+
+
+class SeedList(click.ParamType):
+    """'1,2,5-10' → [1, 2, 5, …, 10], without repetitions, in the order written."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        ranges: list[range] = []
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+            if match is None:
+                self.fail(f"{value!r} is not a list of integers and ranges such as 0,1,5-10", param, ctx)
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                self.fail(f"{part.strip()!r} runs backwards", param, ctx)
+            if last >= 2**64:
+                self.fail(f"{last} does not fit in 64 bits", param, ctx)
+            ranges.append(range(first, last + 1))
+        if sum(last - first + 1 for first, last in ((r.start, r.stop - 1) for r in ranges)) > _MAX_SEEDS:
+            self.fail(f"more than {_MAX_SEEDS} seeds", param, ctx)
+        return list(dict.fromkeys(seed for seeds in ranges for seed in seeds))
+
+
+class Number(click.ParamType):
+    """A float that is not NaN, between the given bounds."""
+
+    name = "float"
+
+    def __init__(self, low: float = -math.inf, low_open: bool = False, finite: bool = True) -> None:
+        self.low, self.low_open, self.finite = low, low_open, finite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        if math.isnan(number) or (self.finite and math.isinf(number)):
+            self.fail(f"{value!r} is not a {'finite ' if self.finite else ''}number", param, ctx)
+        if number < self.low or (self.low_open and number == self.low):
+            self.fail(f"{value!r} is not {'above' if self.low_open else 'at least'} {self.low:g}", param, ctx)
+        return number
+
+
+class Device(click.ParamType):
+    """'auto', 'cpu', 'cuda' or 'cuda:1'; auto is CUDA where this build and this machine have it."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> torch.device:
+        if isinstance(value, torch.device):
+            return value
+        usable, reason = cuda_state()
+        if value == "auto":
+            return torch.device("cuda" if usable else "cpu")
+        try:
+            device = torch.device(value)
+        except RuntimeError:
+            self.fail(f"{value!r} is not a device; try auto, cpu, cuda or cuda:1", param, ctx)
+        if device.type not in ("cpu", "cuda"):
+            self.fail(f"{value!r} has no kernels here; they run on cpu and cuda", param, ctx)
+        if device.type == "cuda" and not usable:
+            self.fail(f"{value!r} cannot be used: {reason}", param, ctx)
+        if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+            self.fail(f"{value!r}: this machine has {torch.cuda.device_count()} CUDA devices", param, ctx)
+        return device
+
+
+def cuda_state() -> tuple[bool, str]:
+    """Whether CUDA can be used, and why or why not."""
+    architectures = extension().cuda.architectures
+    if not architectures:
+        return False, "this build has no CUDA kernels (no nvcc 12 or newer was found when it was built)"
+    if torch.version.cuda is None:
+        return False, f"kernels are built for {architectures}, but this PyTorch has no CUDA"
+    if not torch.cuda.is_available():
+        return False, f"kernels are built for {architectures}, but PyTorch finds no usable device or driver"
+    return True, f"kernels are built for {architectures}"

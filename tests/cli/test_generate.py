@@ -1,0 +1,275 @@
+"""edm-fast generate: the right files for the seeds, resumable, with errors that name what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import edm_fast
+from edm_fast import images
+from edm_fast.checkpoints import save_network
+from edm_fast.cli import main
+from edm_fast.networks import EDMPrecond
+from edm_fast.samplers import random_class
+
+TINY = {"model_type": "SongUNet", "model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """A checkpoint of an untrained colour network without classes."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("net") / "tiny.safetensors"
+    save_network(EDMPrecond(img_resolution=8, img_channels=3, **TINY), path)
+    return path
+
+
+def run(*arguments, expect=0):
+    result = CliRunner().invoke(main, ["generate", *map(str, arguments)])
+    assert result.exit_code == expect, result.output
+    return result.output
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_files_are_the_seeds_and_hold_the_samples(tiny, tmp_path):
+    out = tmp_path / "a" / "b"
+    run("--network", tiny, "--outdir", out, "--seeds", "3,7-9,3", "--steps", 3, "--batch", 2)
+    assert sorted(path.name for path in out.glob("*.png")) == ["000003.png", "000007.png", "000008.png", "000009.png"]
+    expected = images.to_bytes(edm_fast.sample(edm_fast.load(tiny), [3, 7], num_steps=3, batch=2))
+    assert np.array_equal(pixels(out / "000003.png"), expected[0])
+    assert np.array_equal(pixels(out / "000007.png"), expected[1])
+
+
+def test_subdirs_and_large_seeds(tiny, tmp_path):
+    run("--network", tiny, "--outdir", tmp_path, "--seeds", f"5,1999,{2**64 - 1}", "--steps", 1, "--subdirs")
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    assert names == {
+        "000000/000005.png",
+        "001000/001999.png",
+        "18446744073709551000/18446744073709551615.png",
+    }
+
+
+def test_options_reach_the_sampler(tiny, tmp_path):
+    options = {"S_churn": 4.0, "S_min": 0.1, "S_max": 20.0, "S_noise": 1.01, "sigma_min": 0.01, "sigma_max": 50.0}
+    given = [text for name, value in options.items() for text in (f"--{name}", value)]
+    choices = ["--solver", "euler", "--disc", "ve", "--schedule", "vp", "--scaling", "vp", "--rho", 5]
+    run("--network", tiny, "--outdir", tmp_path, "--seeds", "4", "--steps", 3, *given, *choices)
+    image = edm_fast.sample(
+        edm_fast.load(tiny), [4], num_steps=3, solver="euler", discretization="ve", schedule="vp", scaling="vp", rho=5,
+        **options,
+    )  # fmt: skip
+    assert np.array_equal(pixels(tmp_path / "000004.png"), images.to_bytes(image)[0])
+
+
+def test_classes_by_request_and_by_seed(tmp_path):
+    net = edm_fast.load()
+    run("--outdir", tmp_path / "fixed", "--seeds", "0-2", "--class", 7, "--steps", 4)
+    run("--outdir", tmp_path / "random", "--seeds", "0-2", "--steps", 4)
+    fixed = images.to_bytes(edm_fast.sample(net, range(3), [7] * 3, num_steps=4))
+    by_seed = images.to_bytes(
+        edm_fast.sample(net, range(3), [random_class(seed, 10) for seed in range(3)], num_steps=4)
+    )
+    for seed in range(3):
+        assert np.array_equal(pixels(tmp_path / "fixed" / f"{seed:06d}.png"), fixed[seed, :, :, 0])
+        assert np.array_equal(pixels(tmp_path / "random" / f"{seed:06d}.png"), by_seed[seed, :, :, 0])
+
+
+def test_grid_is_a_contact_sheet(tiny, tmp_path):
+    run("--network", tiny, "--outdir", tmp_path, "--seeds", "0-4", "--steps", 1, "--grid")
+    sheet = pixels(tmp_path / "grid.png")
+    assert sheet.shape == (2 * 36 + 4, 3 * 36 + 4, 3)
+    assert np.array_equal(sheet[4:36:4, 40:72:4], pixels(tmp_path / "000001.png"))
+
+
+def test_bytes_are_truncated_not_rounded():
+    values = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]).reshape(1, 1, 1, 7)
+    assert images.to_bytes(values).reshape(-1).tolist() == [0, 0, 64, 128, 191, 255, 255]
+
+
+def test_a_finished_folder_is_left_alone(tiny, tmp_path):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-5", "--steps", 2]
+    run(*arguments)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*.png")}
+    run(*arguments, "--batch", 4)
+    assert before == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*.png")}
+
+
+def test_missing_and_damaged_images_alone_are_made_again(tiny, tmp_path):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-5", "--steps", 2, "--batch", 1]
+    run(*arguments)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    (tmp_path / "000002.png").unlink()
+    (tmp_path / "000004.png").write_bytes(before["000004.png"][:-5])
+    with (tmp_path / "manifest.jsonl").open("a") as manifest:
+        manifest.write('{"seed": 3, "sha')  # a line that an interruption cut short
+    run(*arguments)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
+    touched = {name for name in before if (tmp_path / name).stat().st_mtime_ns != times[name]}
+    assert touched == {"000002.png", "000004.png"}
+    run(*arguments)
+    noted = [json.loads(line)["seed"] for line in (tmp_path / "manifest.jsonl").read_text().splitlines()
+             if line.startswith("{") and line.endswith("}")]  # fmt: skip
+    assert sorted(noted) == [0, 1, 2, 2, 3, 4, 4, 5]
+
+
+def test_other_settings_make_the_images_again(tiny, tmp_path):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0"]
+    run(*arguments, "--steps", 2)
+    first = (tmp_path / "000000.png").read_bytes()
+    run(*arguments, "--steps", 3)
+    assert (tmp_path / "000000.png").read_bytes() != first
+    run(*arguments, "--steps", 2)
+    assert (tmp_path / "000000.png").read_bytes() == first
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_them(tiny, tmp_path, signal_number):
+    arguments = ["--network", tiny, "--seeds", "0-199", "--steps", 2, "--batch", 2]
+    run(*arguments, "--outdir", tmp_path / "whole")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "edm_fast", "generate", *map(str, arguments), "--outdir", str(out)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("*.png"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal_number)
+    assert process.wait(timeout=60) != 0
+    partial = list(out.glob("*.png"))
+    assert 6 <= len(partial) < 200
+    for path in partial:
+        assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
+    run(*arguments, "--outdir", out)
+    names = {path.name for path in (tmp_path / "whole").glob("*.png")}
+    assert {path.name for path in out.glob("*.png")} == names
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_ranks_share_the_seeds(tiny, tmp_path, monkeypatch):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-6", "--steps", 1]
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    made = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        run(*arguments)
+        made.append({path.name for path in tmp_path.glob("*.png")})
+    assert [len(names) for names in made] == [3, 5, 7]
+    run(*arguments, "--grid", expect=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--seeds", "1-"], "--seeds"),
+        (["--seeds", "abc"], "--seeds"),
+        (["--seeds", ""], "--seeds"),
+        (["--seeds", "-5"], "--seeds"),
+        (["--seeds", "9-3"], "--seeds"),
+        (["--seeds", "0-99999999999"], "--seeds"),
+        (["--seeds", str(2**64)], "--seeds"),
+        (["--class", "10"], "--class"),
+        (["--class", "-1"], "--class"),
+        (["--steps", "0"], "--steps"),
+        (["--steps", "2.5"], "--steps"),
+        (["--batch", "0"], "--batch"),
+        (["--sigma_min", "0"], "--sigma_min"),
+        (["--sigma_min", "nan"], "--sigma_min"),
+        (["--sigma_max", "inf"], "--sigma_max"),
+        (["--sigma_min", "5", "--sigma_max", "2"], "sigma_min"),
+        (["--rho", "-1"], "--rho"),
+        (["--S_churn", "-1"], "--S_churn"),
+        (["--S_churn", "nan"], "--S_churn"),
+        (["--S_noise", "-1"], "--S_noise"),
+        (["--S_max", "nan"], "--S_max"),
+        (["--solver", "rk4"], "--solver"),
+        (["--disc", "x"], "--disc"),
+        (["--schedule", "x"], "--schedule"),
+        (["--scaling", "x"], "--scaling"),
+        (["--device", "tpu"], "--device"),
+        (["--device", "mps"], "--device"),
+        (["--dtype", "float16", "--device", "cpu"], "--dtype"),
+        (["--dtype", "int8"], "--dtype"),
+    ],
+)
+def test_bad_options_are_named_and_nothing_is_written(arguments, option, tmp_path):
+    out = tmp_path / "out"
+    assert option in run("--outdir", out, *arguments, expect=2)
+    assert not out.exists()
+
+
+def test_class_for_an_unconditional_network(tiny, tmp_path):
+    assert "unconditional" in run("--network", tiny, "--outdir", tmp_path / "o", "--class", 0, expect=2)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    assert "none.pkl" in run("--network", tmp_path / "none.pkl", "--outdir", tmp_path / "o", expect=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02}q\x00."])
+def test_a_bad_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "net.pkl"
+    path.write_bytes(content)
+    assert "net.pkl" in run("--network", path, "--outdir", tmp_path / "o", expect=1)
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_outdir_that_is_a_file(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--outdir" in run("--network", tiny, "--outdir", tmp_path / "file", expect=2)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = run("--network", tiny, "--outdir", tmp_path / "file" / "below", "--seeds", 0, expect=1)
+    assert "file" in output
+    assert "cannot write" in output
+
+
+def test_a_full_disk_is_named_and_keeps_what_is_written(tiny, tmp_path, monkeypatch):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-3", "--steps", 1, "--batch", 1]
+    real, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 4:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    assert "No space left on device" in run(*arguments, expect=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.png", "000001.png", "manifest.jsonl"]
+    monkeypatch.undo()
+    run(*arguments)
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+def test_networks_that_png_cannot_hold(tmp_path):
+    save_network(EDMPrecond(img_resolution=8, img_channels=5, **TINY), tmp_path / "five.safetensors")
+    assert "5 channels" in run("--network", tmp_path / "five.safetensors", "--outdir", tmp_path / "o", expect=1)
+
+
+def test_an_overflowing_network_names_the_seeds(tmp_path):
+    net = EDMPrecond(img_resolution=8, img_channels=3, **TINY)
+    for parameter in net.parameters():
+        torch.nn.init.constant_(parameter, 1e30)
+    save_network(net, tmp_path / "wild.safetensors")
+    output = run("--network", tmp_path / "wild.safetensors", "--outdir", tmp_path / "o", "--seeds", "11", expect=1)
+    assert "seeds 11" in output
+    assert not list((tmp_path / "o").glob("*.png"))
