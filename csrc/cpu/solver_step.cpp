@@ -96,8 +96,9 @@ void solver_step(const SolverStepArgs& args, int threads) {
     const Uses uses(row);
     const int64_t elements = args.channels * args.pixels;
     const int64_t runs = (elements + kRun - 1) / kRun;
-    // Small batches are not worth waking threads for: a region costs as much as some ten thousand elements.
-    const int useful = args.samples * elements < 16384 ? 1 : threads;
+    // Small batches are not worth waking threads for: a region costs as much as some ten thousand elements,
+    // and far more where another process holds the second core.
+    const int useful = args.samples * elements < 65536 ? 1 : threads;
     parallel_for(args.samples * runs, useful, [&](int64_t task) {
         const int64_t first = task % runs * kRun;
         const int64_t count = elements - first < kRun ? elements - first : kRun;

@@ -31,6 +31,9 @@ def image_view(name: str, tensor: torch.Tensor) -> View:
     """
     check_float(name, tensor.dtype)
     code = DTYPE_CODES[tensor.dtype]
+    if tensor.is_contiguous():
+        _, channels, pixels = kernel_shape(tensor.shape)
+        return tensor.data_ptr(), code, channels * pixels, pixels, 1
     if tensor.dim() == 4:
         _, _, height, width = tensor.shape
         sample, channel, row, column = tensor.stride()

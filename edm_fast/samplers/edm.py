@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def edm_table(
         churn=churn,
         curve=curve,
         scaling=vp_scaling(curve) if scaling == "vp" else no_scaling(),
-        round_sigma=lambda sigma: float(_round(net, np.array(sigma))),
+        round_sigma=partial(_round, net),
     )
 
 

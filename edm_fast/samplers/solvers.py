@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edm_fast.samplers.curves import Curve, LinearCurve, Scaling, no_scaling
 from edm_fast.samplers.table import KEPT, D, LinearForm, SolverTable, TableBuilder, X, Z
 
@@ -38,7 +40,7 @@ def ode_table(
     churn: Churn | None = None,
     curve: Curve | None = None,
     scaling: Scaling | None = None,
-    round_sigma: Callable[[float], float] = float,
+    round_sigma: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> SolverTable:
     """Euler's or the second-order method with parameter α, over the noise levels `sigmas` and then 0.
 
@@ -55,13 +57,17 @@ def ode_table(
         alpha: in (0, 1].
         churn: none by default.
         curve, scaling: σ(t) and s(t); σ = t and s = 1 by default.
-        round_sigma: nearest noise level that the network accepts.
+        round_sigma: nearest noise levels that the network accepts, for an array of them.
     """
     churn = churn or Churn()
     curve = curve or LinearCurve()
     scaling = scaling or no_scaling()
     num_steps = len(sigmas)
     times = [curve.time(sigma) for sigma in sigmas] + [0.0]
+    levels = [curve.sigma(t) for t in times[:-1]]
+    gammas = [churn.gamma(sigma, num_steps) for sigma in levels]
+    raised = round_sigma(np.array([sigma * (1 + gamma) for sigma, gamma in zip(levels, gammas, strict=True)]))
+    churned_times = [curve.time(sigma) for sigma in raised.tolist()]
     builder = TableBuilder()
 
     def slope(x: LinearForm, denoised: LinearForm, t: float) -> LinearForm:
@@ -69,22 +75,17 @@ def ode_table(
         s, s_d = scaling.scale(t), scaling.scale_derivative(t)
         return (sigma_d / sigma + s_d / s) * x - (sigma_d * s / sigma) * denoised
 
-    def churned_time(step: int) -> float:
-        sigma = curve.sigma(times[step])
-        return curve.time(round_sigma(sigma * (1 + churn.gamma(sigma, num_steps))))
-
     def with_churn(x: LinearForm, step: int) -> LinearForm:
-        t, t_hat = times[step], churned_time(step)
+        t, t_hat = times[step], churned_times[step]
         s, s_hat = scaling.scale(t), scaling.scale(t_hat)
-        added = math.sqrt(max(curve.sigma(t_hat) ** 2 - curve.sigma(t) ** 2, 0))
-        if churn.gamma(curve.sigma(t), num_steps) == 0:
-            added = 0.0  # inverting σ(t) leaves rounding, which is not churn
-        return s_hat / s * x + added * s_hat * churn.S_noise * Z
+        # Without churn the two times differ by the rounding of an inverted σ(t), which is no noise to add.
+        variance = curve.sigma(t_hat) ** 2 - levels[step] ** 2 if gammas[step] > 0 else 0.0
+        return s_hat / s * x + math.sqrt(max(variance, 0)) * s_hat * churn.S_noise * Z
 
-    x_0 = curve.sigma(times[0]) * scaling.scale(times[0]) * X
+    x_0 = levels[0] * scaling.scale(times[0]) * X
     builder.start(with_churn(x_0, 0), entered=0)
     for step in range(num_steps):
-        t_hat = churned_time(step)
+        t_hat = churned_times[step]
         h = times[step + 1] - t_hat
         builder.evaluate(curve.sigma(t_hat), t_hat, scaling.scale(t_hat), step)
         d = slope(X, D, t_hat)

@@ -1,0 +1,91 @@
+"""Interleaved A/B timing: the variants take turns, and ratios are formed pair by pair, so that a machine that slows down
+slows all of them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import edm_fast
+from edm_fast.ops.backends import extension
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Median seconds of the baseline and of ours, and the median of their ratios with its quartiles."""
+
+    name: str
+    baseline_s: float
+    ours_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    pairs: int
+
+
+def compare(name: str, baseline: Callable[[], object], ours: Callable[[], object], pairs: int = 41) -> Result:
+    """Run both in turn `pairs` times after a warm-up; the order within a pair alternates."""
+    for _ in range(3):
+        baseline()
+        ours()
+    times: list[tuple[float, float]] = []
+    for index in range(pairs):
+        if index % 2:
+            ours_s = _seconds(ours)
+            times.append((_seconds(baseline), ours_s))
+        else:
+            times.append((_seconds(baseline), _seconds(ours)))
+    ratios = sorted(a / b for a, b in times)
+    return Result(
+        name,
+        statistics.median(a for a, _ in times),
+        statistics.median(b for _, b in times),
+        statistics.median(ratios),
+        ratios[len(ratios) // 4],
+        ratios[3 * len(ratios) // 4],
+        pairs,
+    )
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "processor": model,
+        "threads": torch.get_num_threads(),
+        "instruction_set": extension().cpu.isa(),
+        "torch": torch.__version__,
+        "edm_fast": edm_fast.__version__,
+    }
+
+
+def report(title: str, results: list[Result], file: str) -> None:
+    """Print a table and write benchmarks/results/FILE.json."""
+    print(f"{title}\n{machine()}\n")
+    print(f"{'case':44} {'baseline':>12} {'ours':>12} {'ratio':>7}  quartiles")
+    for result in results:
+        low, high = result.ratio_low, result.ratio_high
+        times = f"{result.baseline_s * 1e6:9.1f} µs {result.ours_s * 1e6:9.1f} µs"
+        print(f"{result.name:44} {times} {result.ratio:6.1f}x  {low:.1f}-{high:.1f}")
+    RESULTS.mkdir(exist_ok=True)
+    data = {"title": title, "machine": machine(), "results": [asdict(result) for result in results]}
+    (RESULTS / f"{file}.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
