@@ -1,5 +1,7 @@
-"""Interleaved A/B timing: the variants take turns, and ratios are formed pair by pair, so that a machine that slows down
-slows all of them."""
+"""Interleaved A/B timing: the variants take turns and ratios are formed pair by pair.
+
+A machine that slows down then slows all of them.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Time of a sampler step without the network: everything between two evaluations, per step, ours against eager PyTorch.
 
-The network costs nothing: it returns a tensor made beforehand. The baseline is the paper's form in eager PyTorch with float64
-state and the preconditioning in the module, as the public code runs it; with churn, its noise comes from one torch.Generator
-per image, which is what makes seeds independent of the batch there. Outputs are compared before anything is timed.
+The network costs nothing: it returns a tensor made beforehand. The baseline is the paper's form in eager PyTorch with
+float64 state and the preconditioning in the module, as the public code runs it; with churn, its noise comes from one
+torch.Generator per image, which is what makes seeds independent of the batch there. Outputs are compared before
+anything is timed.
 
 Run: python benchmarks/sampler_overhead.py
 """
@@ -32,8 +33,7 @@ class Constant(nn.Module):
 
 
 def free_net(batch: int, resolution: int) -> EDMPrecond:
-    tiny = {"model_type": "SongUNet", "model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
-    net = EDMPrecond(resolution, 3, **tiny)
+    net = EDMPrecond(resolution, 3, model_type="SongUNet", model_channels=16, channel_mult=[1], num_blocks=1)
     net.model = Constant(torch.randn([batch, 3, resolution, resolution]))
     return net.eval()
 

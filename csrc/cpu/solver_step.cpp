@@ -79,7 +79,7 @@ static void step_run(const SolverStepArgs& args, const double* row, const Uses& 
         const double* update = row + kUpdate + i * kUpdateTerms;
         bool empty = true;
         for (int term = 0; term < kUpdateTerms; ++term) add_term(update[term], terms[term], count, updated, &empty);
-        if (!empty) store(args.state[i], sample, args.pixels, first, count, updated);
+        if (!empty && args.state[i].data != nullptr) store(args.state[i], sample, args.pixels, first, count, updated);
         if (i == 0 && args.net_input.data != nullptr) {
             const State scale = State(row[kNetInputScale]);
             const State* x = empty ? terms[0] : updated;

@@ -80,7 +80,7 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
         bool empty = true;
 #pragma unroll
         for (int term = 0; term < kUpdateTerms; ++term) add_term(update[term], terms[term], updated, empty);
-        if (!empty) store_quad(args.state[i], sample, place, updated);
+        if (!empty && args.state[i].data != nullptr) store_quad(args.state[i], sample, place, updated);
         if (i == 0 && args.net_input.data != nullptr) {
             const State scale = State(row[kNetInputScale]);
             State input[kQuad];

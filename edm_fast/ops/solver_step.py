@@ -50,7 +50,8 @@ def solver_step(
 
     F is `model_output`, G is `guide_output` (a second network, for guidance), z is `noise` or, without it, the standard
     normal numbers of `edm_fast.randn` for `seeds` and the row's draw. A term with coefficient 0 is absent; a register
-    whose coefficients are all 0 keeps its value. A term whose tensor is missing gives NaN. Arithmetic is in the state's
+    whose coefficients are all 0 keeps its value. A term whose tensor is missing gives NaN; a missing register is not
+    written. Arithmetic is in the state's
     dtype, each product and sum rounded by itself, so all backends give the same bits.
 
     Args:

@@ -68,8 +68,7 @@ class PrecondEvaluation:
         self.c_skip, self.c_out, self.c_in = (
             part.double().cpu().numpy() for part in (coefficients.c_skip, coefficients.c_out, coefficients.c_in)
         )
-        half = net.use_fp16 and not force_fp32 and device.type == "cuda"
-        self.input_dtype = torch.float16 if half else torch.float32
+        self.input_dtype = torch.float16 if runs_in_half(net, device) and not force_fp32 else torch.float32
         self._net = net
         self._class_labels = class_labels
         self._c_noise = coefficients.c_noise
@@ -80,6 +79,11 @@ class PrecondEvaluation:
             net_input, self._c_noise[index], self._class_labels, force_fp32=self._force_fp32
         )
         return checked_output(output, net_input)
+
+
+def runs_in_half(net: Precond, device: torch.device) -> bool:
+    """True if the network computes in float16 on this device."""
+    return net.use_fp16 and device.type == "cuda"
 
 
 def is_plain_precond(net: Any) -> bool:

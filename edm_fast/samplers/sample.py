@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
-from edm_fast.ops.randn import randn
+from edm_fast.ops.backends import extension
+from edm_fast.ops.randn import DOMAIN_LABELS, randn
 from edm_fast.ops.tensors import seed_tensor
 from edm_fast.samplers import arguments
 from edm_fast.samplers.edm import edm_table
-from edm_fast.samplers.evaluation import evaluation_of
+from edm_fast.samplers.evaluation import evaluation_of, is_plain_precond, runs_in_half
 from edm_fast.samplers.execution import Callback, execute
-from edm_fast.samplers.table import SolverTable
-
-logger = logging.getLogger(__name__)
+from edm_fast.samplers.recovery import finite_images, in_batches
 
 
 def sample(
@@ -56,7 +54,7 @@ def sample(
 
     Raises:
         ValueError, TypeError: an argument out of range; names it.
-        FloatingPointError: images with NaN or infinity, even in float32; names their seeds.
+        FloatingPointError: images with NaN or infinity, even in float32; names their seeds and the first layer.
         MemoryError: a single image does not fit.
     """
     if isinstance(batch, bool) or not isinstance(batch, int):
@@ -75,24 +73,30 @@ def sample(
     rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
     table = edm_table(net, num_steps=num_steps, solver=solver, **table_arguments)
 
-    done = 0
-    images = []
-    while done < keys.shape[0]:
-        part = slice(done, min(done + batch, keys.shape[0]))
-        labels = None if rows is None else rows[part]
-        try:
-            images.append(_finite_batch(net, table, keys[part], labels, image_shape, state_dtype, callback))
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if part.stop - part.start == 1:
-                raise MemoryError(f"batch: one image of shape {image_shape} does not fit in memory: {error}") from error
-            batch = (part.stop - part.start) // 2
-            logger.warning("out of memory with %d images at a time; going on with %d", part.stop - part.start, batch)
-            continue
-        done = part.stop
-        if progress is not None:
-            progress(done, keys.shape[0])
+    half = is_plain_precond(net) and runs_in_half(net, where)
+
+    def make(part: slice) -> torch.Tensor:
+        part_seeds, part_rows = keys[part], None if rows is None else rows[part]
+
+        def chosen_images(chosen: torch.Tensor, force_fp32: bool) -> torch.Tensor:
+            labels = None if part_rows is None else part_rows[chosen]
+            chosen_seeds = part_seeds[chosen]
+            with torch.no_grad():
+                latents = randn(image_shape, chosen_seeds, 0, dtype=state_dtype, device=where)
+                evaluation = evaluation_of(net, table, labels, where, state_dtype, force_fp32)
+            return execute(
+                table,
+                evaluation,
+                latents,
+                state_dtype=state_dtype,
+                seeds=chosen_seeds,
+                output_dtype=torch.float32,
+                callback=callback,
+            )
+
+        return finite_images(chosen_images, part_seeds, net, half)
+
+    images = in_batches(make, keys.shape[0], batch, progress)
     if not images:
         return torch.empty([0, *image_shape], dtype=torch.float32, device=where)
     return torch.cat(images)
@@ -117,66 +121,8 @@ def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(int(extent) for extent in shape)
 
 
-def _finite_batch(
-    net: Any,
-    table: SolverTable,
-    seeds: torch.Tensor,
-    labels: torch.Tensor | None,
-    shape: tuple[int, ...],
-    state_dtype: torch.dtype,
-    callback: Callback | None,
-) -> torch.Tensor:
-    """A batch; samples that a float16 network made NaN or infinite are made again in float32."""
-    images = _batch(net, table, seeds, labels, shape, state_dtype, callback)
-    broken = ~torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(broken.any()):
-        return images
-    if getattr(net, "use_fp16", False) and images.device.type == "cuda":
-        logger.warning("%d images overflowed in float16 and are made again in float32", int(broken.sum()))
-        some_labels = None if labels is None else labels[broken]
-        images[broken] = _batch(net, table, seeds[broken], some_labels, shape, state_dtype, None, force_fp32=True)
-        broken = ~torch.isfinite(images).flatten(1).all(dim=1)
-    if bool(broken.any()):
-        named = [seed % 2**64 for seed in seeds[broken].tolist()]
-        listed = ", ".join(map(str, named[:10])) + (" …" if len(named) > 10 else "")
-        raise FloatingPointError(f"net: gave NaN or infinity for {len(named)} of {len(images)} images: seeds {listed}")
-    return images
-
-
-def _batch(
-    net: Any,
-    table: SolverTable,
-    seeds: torch.Tensor,
-    labels: torch.Tensor | None,
-    shape: tuple[int, ...],
-    state_dtype: torch.dtype,
-    callback: Callback | None,
-    force_fp32: bool = False,
-) -> torch.Tensor:
-    with torch.no_grad():
-        latents = randn(shape, seeds, 0, dtype=state_dtype, device=seeds.device)
-        evaluation = evaluation_of(net, table, labels, seeds.device, state_dtype, force_fp32)
-    return execute(
-        table,
-        evaluation,
-        latents,
-        state_dtype=state_dtype,
-        seeds=seeds,
-        output_dtype=torch.float32,
-        callback=callback,
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch's CPU allocator reports exhaustion as a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
 def random_class(seed: int, label_dim: int) -> int:
     """A class for a seed, uniform over label_dim; from the same keyed stream as the noise, in a domain of its own."""
-    from edm_fast.ops.backends import extension
-    from edm_fast.ops.randn import DOMAIN_LABELS
-
     if label_dim < 1:
         raise ValueError(f"label_dim: got {label_dim}; it must be at least 1")
     word = extension().noise_words(seed % 2**64, 0, 0, DOMAIN_LABELS)[0]

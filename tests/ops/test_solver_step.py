@@ -199,6 +199,17 @@ def test_a_missing_tensor_shows_as_nan(backend, device):
         assert x.isnan().all(), name
 
 
+def test_missing_registers_read_as_nan_and_are_not_written(backend, device):
+    step = Step((2, 3, 4, 4), device)
+    step.state = step.state[:2]
+    assert all(tensor.isnan().all() for tensor in step.run(dense_table(), 0, backend)[:3])
+    table = dense_table()
+    table[0, UPDATE + 2], table[0, UPDATE + 3] = 0, 0
+    x, kept, *_ = step.run(table, 0, backend)
+    assert not x.isnan().any()
+    assert kept.isnan().all()
+
+
 def test_nan_stays_in_its_element(backend, device):
     step = Step((2, 3, 4, 4), device)
     step.tensors["model_output"][1, 2, 3, 0] = torch.nan
@@ -337,3 +348,19 @@ def test_a_build_without_cuda_kernels_says_so(monkeypatch):
     monkeypatch.setattr(backends, "_kernels", {})
     with pytest.raises(RuntimeError, match="EDM_FAST_CUDA=ON"):
         backends.kernels("cuda")
+
+
+def test_ops_compile_without_graph_breaks():
+    """torch.compile(fullgraph=True) traces both ops and gives eager's bits; the state is updated in place there too."""
+    table = dense_table()
+
+    def step(x, seeds):
+        noise = edm_fast.randn((3, 4, 4), seeds, 2, dtype=torch.float64)
+        state = [x + noise, x * 2, x * 3, x * 4]
+        net_input = torch.empty_like(x, dtype=torch.float32)
+        solver_step(state, table, 1, model_output=noise.float(), guide_output=noise, seeds=seeds, net_input=net_input)
+        return [*state, net_input]
+
+    x, seeds = torch.randn([2, 3, 4, 4], dtype=torch.float64), torch.arange(2)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    assert_same_step(compiled(x, seeds), step(x, seeds))

@@ -8,8 +8,9 @@
 //   network input = in · r0'                                             scaled by c_in, cast
 //
 // A term with coefficient 0 is absent: its tensor is not read. A register whose six coefficients are all 0 keeps its
-// value. A tensor that a row needs and that is not there reads as NaN. Products and sums are rounded one by one, in the
-// order written, in the state's type, so every backend gives the same bits.
+// value. A tensor that a row needs and that is not there reads as NaN; a register that is not there is not written.
+// Products and sums are rounded one by one, in the order written, in the state's type, so every backend gives the same
+// bits.
 #pragma once
 
 #include <cstdint>
