@@ -1,8 +1,10 @@
-// Writes one element past its buffer. gpu.sh runs it under compute-sanitizer first: a tool that does not report this bug
-// has nothing to say about the kernels.
+// Writes one element past its buffer. gpu.sh runs it under compute-sanitizer first: a tool that does not report this
+// bug has nothing to say about the kernels.
 #include <cstdio>
 
-__global__ void write_past_the_end(float* data, int count) { data[threadIdx.x + count - 31] = 1.0f; }
+__global__ void write_past_the_end(float* data, int count) {
+    data[threadIdx.x + count - 31] = 1.0f;
+}
 
 int main() {
     float* data = nullptr;
