@@ -56,15 +56,17 @@ __device__ __forceinline__ void store_quad_as(const ImageView& view, int64_t sam
     for_each_in_quad(view, place, [&](int64_t offset, int i) { base[offset] = Store<Element>::from(in[i]); });
 }
 
+template <class Compute>
+__device__ __forceinline__ void fill_with_nan(Compute (&out)[kQuad]) {
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i) out[i] = Compute(NAN);
+}
+
 // A missing view reads as NaN: a mistake must not pass for a zero.
 template <class Compute>
 __device__ __forceinline__ void load_quad(const ImageView& view, int64_t sample, const QuadPlace& place,
                                           Compute (&out)[kQuad]) {
-    if (view.data == nullptr) {
-#pragma unroll
-        for (int i = 0; i < kQuad; ++i) out[i] = Compute(NAN);
-        return;
-    }
+    if (view.data == nullptr) return fill_with_nan(out);
     switch (view.dtype) {
         case kFloat64:
             return load_quad_as<double>(view, sample, place, out);

@@ -36,6 +36,17 @@ __device__ __forceinline__ unsigned used_terms(const double* row) {
     return used;
 }
 
+// Registers have the type of the arithmetic.
+template <class State>
+__device__ __forceinline__ void load_state(const ImageView& view, int64_t sample, const QuadPlace& place,
+                                           State (&out)[kQuad]) {
+    if (view.data == nullptr) {
+        fill_with_nan(out);
+    } else {
+        load_quad_as<State>(view, sample, place, out);
+    }
+}
+
 template <class State>
 __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const double* row, unsigned used, int64_t sample,
                                           int64_t element, int64_t elements) {
@@ -46,7 +57,7 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
     const bool wants_state = args.net_input.data != nullptr || (wants_denoised && row[kDenoisedFromState] != 0);
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
-        if ((used >> i & 1u) != 0 || (i == 0 && wants_state)) load_quad(args.state[i], sample, place, terms[i]);
+        if ((used >> i & 1u) != 0 || (i == 0 && wants_state)) load_state(args.state[i], sample, place, terms[i]);
     }
     if (wants_denoised) {
         State output[kQuad] = {};
@@ -80,7 +91,7 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
         bool empty = true;
 #pragma unroll
         for (int term = 0; term < kUpdateTerms; ++term) add_term(update[term], terms[term], updated, empty);
-        if (!empty && args.state[i].data != nullptr) store_quad(args.state[i], sample, place, updated);
+        if (!empty && args.state[i].data != nullptr) store_quad_as<State>(args.state[i], sample, place, updated);
         if (i == 0 && args.net_input.data != nullptr) {
             const State scale = State(row[kNetInputScale]);
             State input[kQuad];
