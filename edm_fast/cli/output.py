@@ -34,9 +34,18 @@ class ImageFolder:
         return folder / f"{seed:06d}.png"
 
     def missing(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds whose image is not there, was made with other settings, or is not what was written."""
+        """The seeds whose image is not there, was made with other settings, or is not what was written.
+
+        Removes what a killed run left of them: temporary files, which no other rank can be writing.
+        """
         noted = self._noted()
-        return [seed for seed in seeds if noted.get(seed) is None or noted[seed] != _hash_file(self.path(seed))]
+        missing = [seed for seed in seeds if noted.get(seed) is None or noted[seed] != _hash_file(self.path(seed))]
+        names = {self.path(seed) for seed in missing}
+        for part in self.outdir.rglob(".*.part"):
+            # .000005.png.k3xyz.part
+            if part.parent / part.name[1:].rsplit(".", 2)[0] in names:
+                part.unlink(missing_ok=True)
+        return missing
 
     def write(self, seeds: Iterable[int], files: Iterable[bytes]) -> None:
         """Write a batch of PNG files, then note them."""

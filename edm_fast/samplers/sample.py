@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from edm_fast.samplers.edm import edm_table
 from edm_fast.samplers.evaluation import evaluation_of, is_plain_precond, runs_in_half
 from edm_fast.samplers.execution import Callback, execute
 from edm_fast.samplers.recovery import finite_images, in_batches
+
+logger = logging.getLogger(__name__)
 
 
 def sample(
@@ -73,6 +76,8 @@ def sample(
     rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
     table = edm_table(net, num_steps=num_steps, solver=solver, **table_arguments)
 
+    if isinstance(net, torch.nn.Module) and net.training:
+        logger.warning("net: is in training mode, so dropout acts while sampling; net.eval() switches it off")
     half = is_plain_precond(net) and runs_in_half(net, where)
 
     def make(part: slice) -> torch.Tensor:

@@ -122,6 +122,13 @@ def test_callback_sees_every_step_before_its_update():
     assert_same_bits(edm_fast.sample(net, range(2), num_steps=4), images)
 
 
+def test_a_net_in_training_mode_is_reported(caplog):
+    edm_fast.sample(small_net(), [1], num_steps=1)
+    assert not caplog.records
+    edm_fast.sample(small_net().train(), [1], num_steps=1)
+    assert "training mode" in caplog.text
+
+
 def test_an_empty_list_of_seeds():
     assert edm_fast.sample(mixture(), []).shape == (0, 2, 6, 6)
 
