@@ -28,6 +28,8 @@ class CMakeBuild(build_ext):
             "-GNinja",
             # An isolated build has a ninja of its own each time; the one of last time may be gone.
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            # Read anew from CUDAARCHS each time, not from the cache of an earlier build.
+            "-UCMAKE_CUDA_ARCHITECTURES",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DEDM_FAST_VERSION={self.distribution.get_version()}",

@@ -6,7 +6,7 @@
 #   benchmarks/gpu.sh sanitize   compute-sanitizer on small shapes, after a planted bug that it must report
 #   benchmarks/gpu.sh            all of them, most valuable first
 #
-# Needs Python with torch (CUDA), nvcc, cmake, ninja, pybind11, setuptools and pytest, and no network.
+# Needs Python with torch (CUDA), nvcc, cmake, ninja, and the packages of the test extra, and no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-build/gpu}
@@ -60,7 +60,11 @@ case "${1:-all}" in
     build) build ;;
     test) run_tests ;;
     sanitize) sanitize ;;
-    all) build && run_tests && sanitize ;;
+    all) # not joined by &&, which would let a failing command inside pass
+        build
+        run_tests
+        sanitize
+        ;;
     *)
         echo "usage: benchmarks/gpu.sh [build|test|sanitize]" >&2
         exit 2

@@ -35,8 +35,9 @@ class _Cpu(Protocol):
     def use_isa(self, name: str) -> None: ...
 
 class _Cuda(Protocol):
-    # "" in a build without CUDA, which has none of the functions below.
+    # "" in a build without CUDA, which has none of the functions below and says why in `missing`.
     architectures: str
+    missing: str
     def randn(
         self, shape: Shape, seeds: int, draw: int, domain: int, out: View, device: int, stream: int, /
     ) -> None: ...

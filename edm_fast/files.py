@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,17 +17,37 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     On an exception the temporary file is removed and whatever stood at `path` stays as it was.
     """
     target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    # The process id in the name tells a leftover of a killed run from a file that is being written.
+    name = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; give this one the mode an ordinary open() would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
         os.replace(name, target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove temporary files of `paths` whose process is gone, as after a kill."""
+    targets = set(paths)
+    for folder in {target.parent for target in targets}:
+        for part in folder.glob(".*.part"):
+            # .NAME.PID-RANDOM.part
+            name, _, unique = part.name[1 : -len(".part")].rpartition(".")
+            pid = unique.partition("-")[0]
+            if folder / name in targets and pid.isdecimal() and not _alive(int(pid)):
+                part.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -29,6 +29,7 @@ _SOLVERS: tuple[tuple[str, dict[str, Any], float, float], ...] = (
     ("heun", {"solver": "heun"}, 1.9, 2.3),
     ("heun, alpha=0.75", {"solver": "heun", "alpha": 0.75}, 1.9, 2.3),
     ("heun, vp levels", {"solver": "heun", "discretization": "vp", "sigma_min": 0.002, "sigma_max": 80}, 1.9, 2.3),
+    ("heun, ve levels", {"solver": "heun", "discretization": "ve", "sigma_min": 0.002, "sigma_max": 80}, 1.9, 2.3),
     ("euler, vp schedule and scaling", {"solver": "euler", "schedule": "vp", "scaling": "vp"}, 0.9, 1.3),
 )
 

@@ -35,8 +35,10 @@ PYBIND11_MODULE(_C, m) {
     auto cuda = m.def_submodule("cuda", "CUDA kernels; the last arguments are the device and the stream handle.");
 #if defined(EDM_FAST_WITH_CUDA)
     cuda.attr("architectures") = EDM_FAST_CUDA_ARCHITECTURES;
+    cuda.attr("missing") = "";
     edm_fast::bindings::def_cuda_ops(cuda);
 #else
     cuda.attr("architectures") = "";
+    cuda.attr("missing") = EDM_FAST_CUDA_MISSING;
 #endif
 }

@@ -1,6 +1,6 @@
 // One function per op, for any backend: packs the scalars into the op's argument struct, releases the GIL, calls.
 // Pointers come as integers; a view is (pointer, dtype code, sample, channel and pixel stride in elements), pointer 0
-// for an absent tensor. Shapes, devices and aliasing are checked in edm_fast/ops, not here.
+// for an absent tensor. Shapes, dtypes and devices are checked in edm_fast/ops, not here.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -11,7 +11,7 @@ enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
 Isa isa();
 
-// Names, widest last: "baseline", "avx2" (AVX2, FMA, F16C), "avx512" (AVX-512 F, BW, DQ, VL).
+// Names, widest last: "baseline", "avx2" (AVX2, FMA), "avx512" (AVX-512 F, BW, DQ, VL).
 std::vector<std::string> available_isas();
 std::string isa_name();
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "edm_fast/image_view.h"
+#include "launch.cuh"
 #include "simt.h"
 
 namespace edm_fast::cuda {
@@ -96,9 +97,8 @@ __device__ __forceinline__ void store_quad(const ImageView& view, int64_t sample
 
 // The grid of kernels in which thread (x, y) takes quads x, x + X, … of samples y, y + Y, …
 inline dim3 quad_grid(int64_t samples, int64_t elements, int threads) {
-    const int64_t quads = (elements + kQuad - 1) / kQuad;
-    const int64_t blocks = (quads + threads - 1) / threads;
-    return dim3(unsigned(blocks < 65535 ? blocks : 65535), unsigned(samples < 65535 ? samples : 65535), 1);
+    constexpr int64_t kMaxGrid = 65535;  // in y; in x it is enough
+    return dim3(grid_size(ceil_div(elements, kQuad), threads, kMaxGrid), grid_size(samples, 1, kMaxGrid), 1);
 }
 
 }  // namespace edm_fast::cuda

@@ -37,8 +37,6 @@ class DeviceGuard {
     DeviceGuard& operator=(const DeviceGuard&) = delete;
 };
 
-inline void check_launch(const char* /*name*/) {}
-
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
             void* /*stream*/, Arguments&&... arguments) {
@@ -148,13 +146,6 @@ class DeviceGuard {
     int previous_ = 0;
     bool changed_ = false;
 };
-
-// For kernels that are not launched by EDM_FAST_LAUNCH, which checks by itself: those with clusters, in files of their
-// own.
-inline void check_launch(const char* name) {
-    const cudaError_t error = cudaGetLastError();
-    if (error != cudaSuccess) detail::fail(error, detail::launch_failure(name));
-}
 
 // What EDM_FAST_LAUNCH calls. cudaLaunchKernelEx returns this launch's own error; cudaGetLastError after <<<>>> also
 // returns what somebody else left behind, and would blame this kernel for it.

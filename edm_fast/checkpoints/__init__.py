@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from importlib import resources
+from pathlib import Path
 
 import torch
 
 from edm_fast.checkpoints.native import load_network, save_network
 from edm_fast.networks import Precond
 
-__all__ = ["load", "load_network", "save_network"]
+__all__ = ["load", "load_network", "save_network", "shipped_model"]
 
-SHIPPED = "digits.safetensors"
+
+def shipped_model() -> AbstractContextManager[Path]:
+    """The path of the checkpoint that ships with the package, for the time of a `with` block."""
+    return resources.as_file(resources.files("edm_fast") / "models" / "digits.safetensors")
 
 
 def load(path: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu") -> Precond:
@@ -29,5 +34,5 @@ def load(path: str | os.PathLike[str] | None = None, device: torch.device | str 
     """
     if path is not None:
         return load_network(path, device=device)
-    with resources.as_file(resources.files("edm_fast") / "models" / SHIPPED) as shipped:
+    with shipped_model() as shipped:
         return load_network(shipped, device=device)

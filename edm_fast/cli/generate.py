@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import os
-from importlib import resources
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from edm_fast import images
-from edm_fast.checkpoints import SHIPPED, load_network
-from edm_fast.cli.options import Device, Number, SeedList
-from edm_fast.cli.output import ImageFolder
+from edm_fast.checkpoints import load_network, shipped_model
+from edm_fast.cli.options import Device, Folder, Number, SeedList
+from edm_fast.cli.output import GRID, ImageFolder
 from edm_fast.errors import CheckpointError
 from edm_fast.files import atomic_write
 from edm_fast.networks import Precond
@@ -38,7 +38,7 @@ _POSITIVE = Number(low=0, low_open=True)
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
     help="Checkpoint file.  [default: the shipped digits]",
 )
-@click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True)
+@click.option("--outdir", type=Folder(), default="out", show_default=True, help="Where the images go.")
 @click.option("--seeds", type=SeedList(), default="0-63", show_default=True, help="Seeds, such as 1,2,5-10.")
 @click.option("--subdirs", is_flag=True, help="A folder for every thousand seeds.")
 @click.option("--class", "class_idx", type=click.IntRange(min=0), help="Class.  [default: random, by seed]")
@@ -74,12 +74,15 @@ def generate(
 ) -> None:
     """Make one PNG per seed in OUTDIR.
 
-    An image depends on its seed and the settings alone, not on --batch. A run that was interrupted goes on where it
-    stopped. Under torchrun every rank makes its share of the seeds.
+    An image depends on its seed and the settings; noise and solver do not see --batch (the network's last bits may,
+    see `edm-fast info`). A run that was interrupted goes on where it stopped. Under torchrun every rank makes its share
+    of the seeds.
     """
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    rank, ranks = _rank()
+    if device.type == "cuda":
+        if ranks > 1:
+            device = torch.device("cuda", _environment_number("LOCAL_RANK", 0) % torch.cuda.device_count())
+        torch.cuda.set_device(device)  # or every rank would also open the first device
     if dtype == "float16" and device.type != "cuda":
         raise click.BadParameter("float16 networks run on CUDA only", param_hint="--dtype")
     if grid and ranks > 1:
@@ -99,9 +102,9 @@ def generate(
     options = {"num_steps": steps, "discretization": disc, **solver_options}
     try:
         edm_table(net, **options)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from None
-    settings = {"network": file_hash, "class": class_idx, "dtype": dtype, **options}
+    settings = {"network": file_hash, "class": class_idx, "dtype": dtype, "device": device.type, **options}
 
     try:
         folder = ImageFolder(outdir, {name: str(value) for name, value in settings.items()}, subdirs)
@@ -124,13 +127,26 @@ def generate(
     click.echo(f"{len(mine)} images in {outdir}")
 
 
+def _rank() -> tuple[int, int]:
+    """This process's rank and the number of ranks, as torchrun sets them."""
+    rank, ranks = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
+    if rank >= ranks:
+        raise click.UsageError(f"RANK is {rank} and WORLD_SIZE is {ranks}: a rank is below the number of ranks")
+    return rank, ranks
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise click.UsageError(f"the environment variable {name} is {text!r}; it must be an integer")
+    return int(text)
+
+
 def _load(network: Path | None, device: torch.device) -> tuple[Precond, str]:
     """The network and the hash of its file."""
     try:
-        if network is not None:
-            return load_network(network, device=device), _hash(network)
-        with resources.as_file(resources.files("edm_fast") / "models" / SHIPPED) as shipped:
-            return load_network(shipped, device=device), _hash(shipped)
+        with nullcontext(network) if network is not None else shipped_model() as path:
+            return load_network(path, device=device), _hash(path)
     except CheckpointError as error:
         raise click.ClickException(str(error)) from None
 
@@ -153,5 +169,5 @@ def _make(net: Precond, seeds: list[int], class_idx: int | None, options: dict[s
 
 def _write_grid(folder: ImageFolder, seeds: list[int]) -> None:
     pixels = [np.atleast_3d(np.asarray(Image.open(folder.path(seed)))) for seed in seeds]
-    with atomic_write(folder.outdir / "grid.png") as file:
+    with atomic_write(folder.outdir / GRID) as file:
         file.write(images.png_bytes(images.contact_sheet(np.stack(pixels))))

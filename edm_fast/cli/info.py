@@ -9,8 +9,7 @@ import click
 import torch
 
 import edm_fast
-from edm_fast.cli.options import cuda_state
-from edm_fast.ops.backends import extension
+from edm_fast.ops.backends import cuda_state, extension
 
 
 @click.command()

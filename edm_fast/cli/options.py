@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from edm_fast.ops.backends import extension
+from edm_fast.ops.backends import cuda_state, usable_device
 
 # A list longer than this is a slip of the keyboard, and would fill memory before the first image.
-_MAX_SEEDS = 100_000_000
+_MAX_SEEDS = 10_000_000
 
 
 class SeedList(click.ParamType):
@@ -25,7 +26,7 @@ class SeedList(click.ParamType):
             return value
         ranges: list[range] = []
         for part in str(value).split(","):
-            match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+            match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part)
             if match is None:
                 self.fail(f"{value!r} is not a list of integers and ranges such as 0,1,5-10", param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
@@ -34,7 +35,7 @@ class SeedList(click.ParamType):
             if last >= 2**64:
                 self.fail(f"{last} does not fit in 64 bits", param, ctx)
             ranges.append(range(first, last + 1))
-        if sum(last - first + 1 for first, last in ((r.start, r.stop - 1) for r in ranges)) > _MAX_SEEDS:
+        if sum(seeds.stop - seeds.start for seeds in ranges) > _MAX_SEEDS:
             self.fail(f"more than {_MAX_SEEDS} seeds", param, ctx)
         return list(dict.fromkeys(seed for seeds in ranges for seed in seeds))
 
@@ -67,29 +68,24 @@ class Device(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> torch.device:
         if isinstance(value, torch.device):
             return value
-        usable, reason = cuda_state()
         if value == "auto":
-            return torch.device("cuda" if usable else "cpu")
+            return torch.device("cuda" if cuda_state()[0] else "cpu")
         try:
-            device = torch.device(value)
-        except RuntimeError:
-            self.fail(f"{value!r} is not a device; try auto, cpu, cuda or cuda:1", param, ctx)
+            device = usable_device("device", value)
+        except (ValueError, RuntimeError) as error:
+            self.fail(str(error).removeprefix("device: "), param, ctx)
         if device.type not in ("cpu", "cuda"):
             self.fail(f"{value!r} has no kernels here; they run on cpu and cuda", param, ctx)
-        if device.type == "cuda" and not usable:
-            self.fail(f"{value!r} cannot be used: {reason}", param, ctx)
-        if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-            self.fail(f"{value!r}: this machine has {torch.cuda.device_count()} CUDA devices", param, ctx)
         return device
 
 
-def cuda_state() -> tuple[bool, str]:
-    """Whether CUDA can be used, and why or why not."""
-    architectures = extension().cuda.architectures
-    if not architectures:
-        return False, "this build has no CUDA kernels (no nvcc 12 or newer was found when it was built)"
-    if torch.version.cuda is None:
-        return False, f"kernels are built for {architectures}, but this PyTorch has no CUDA"
-    if not torch.cuda.is_available():
-        return False, f"kernels are built for {architectures}, but PyTorch finds no usable device or driver"
-    return True, f"kernels are built for {architectures}"
+class Folder(click.Path):
+    """A folder that may not exist yet; not an empty name, which would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)

@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edm_fast.files import atomic_write
+from edm_fast.files import atomic_write, remove_leftovers
 
 MANIFEST = "manifest.jsonl"
+GRID = "grid.png"
 
 
 class ImageFolder:
@@ -36,15 +37,11 @@ class ImageFolder:
     def missing(self, seeds: Sequence[int]) -> list[int]:
         """The seeds whose image is not there, was made with other settings, or is not what was written.
 
-        Removes what a killed run left of them: temporary files, which no other rank can be writing.
+        Removes the temporary files that a killed run left of them.
         """
         noted = self._noted()
         missing = [seed for seed in seeds if noted.get(seed) is None or noted[seed] != _hash_file(self.path(seed))]
-        names = {self.path(seed) for seed in missing}
-        for part in self.outdir.rglob(".*.part"):
-            # .000005.png.k3xyz.part
-            if part.parent / part.name[1:].rsplit(".", 2)[0] in names:
-                part.unlink(missing_ok=True)
+        remove_leftovers([*map(self.path, missing), self.outdir / GRID])
         return missing
 
     def write(self, seeds: Iterable[int], files: Iterable[bytes]) -> None:
@@ -71,7 +68,7 @@ class ImageFolder:
             os.close(descriptor)
 
     def _noted(self) -> dict[int, str]:
-        """seed → SHA-256, for images made with these settings; the last line about a seed counts."""
+        """seed → SHA-256, for images made with these settings. Later runs may have overwritten them: the hash tells."""
         noted: dict[int, str] = {}
         manifest = self.outdir / MANIFEST
         if not manifest.exists():
@@ -80,10 +77,9 @@ class ImageFolder:
             try:
                 record = json.loads(line)
                 seed, sha256, settings = record["seed"], record["sha256"], record["settings"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            noted.pop(seed, None)
-            if settings == self.settings:
+            if isinstance(seed, int) and isinstance(sha256, str) and settings == self.settings:
                 noted[seed] = sha256
         return noted
 

@@ -7,7 +7,8 @@ import sys
 import click
 import torch
 
-from edm_fast.cli.options import Device, cuda_state
+from edm_fast.cli.options import Device
+from edm_fast.ops.backends import cuda_state
 from edm_fast.selfcheck import run
 
 

@@ -41,8 +41,8 @@ def kernels(backend: str) -> Any:
         compiled = extension()
         if backend == "cuda" and not compiled.cuda.architectures:
             raise RuntimeError(
-                "a CUDA tensor needs the CUDA kernels, and this build of edm_fast has none: no CUDA compiler was found "
-                "when it was built. Rebuild with nvcc 12 or newer on PATH and EDM_FAST_CUDA=ON."
+                f"a CUDA tensor needs the CUDA kernels, and this build of edm_fast has none: {compiled.cuda.missing}. "
+                "Rebuild with nvcc 12 or newer on PATH and EDM_FAST_CUDA=ON."
             )
         _kernels[backend] = {"cpu": compiled.cpu, "cuda": compiled.cuda}[backend]
     return _kernels[backend]
@@ -63,11 +63,44 @@ def choose(backend: str | None, device: torch.device) -> str:
     return backend
 
 
-def where(backend: str, device: torch.device) -> tuple[int, ...]:
-    """The last arguments of a kernel: (threads) on the CPU, (device index, stream handle) otherwise."""
+def launch(op: str, backend: str, device: torch.device, *arguments: Any) -> None:
+    """Call the backend's kernel for `op`, on torch's threads or on the current stream of `device`."""
+    kernel = getattr(kernels(backend), op)
     if backend == "cpu":
-        return (torch.get_num_threads(),)
-    if backend == "cuda":
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        return (index, torch.cuda.current_stream(device).cuda_stream)
-    return (0, 0)
+        kernel(*arguments, torch.get_num_threads())
+    elif backend == "cuda":
+        # Torch's guard leaves alone the devices on which the process has no context yet.
+        with torch.cuda.device(device):
+            kernel(*arguments, torch.cuda.current_device(), torch.cuda.current_stream(device).cuda_stream)
+    else:
+        kernel(*arguments, 0, 0)
+
+
+def cuda_state() -> tuple[bool, str]:
+    """Whether CUDA can be used here, and why or why not."""
+    compiled = extension().cuda
+    if not compiled.architectures:
+        return False, f"this build has no CUDA kernels ({compiled.missing})"
+    built = f"kernels are built for {compiled.architectures}"
+    if torch.version.cuda is None:
+        return False, f"{built}, but this PyTorch has no CUDA"
+    if not torch.cuda.is_available():
+        return False, f"{built}, but PyTorch finds no usable device or driver"
+    return True, built
+
+
+def usable_device(name: str, device: torch.device | str) -> torch.device:
+    """The device, with its index if it is CUDA; ValueError or RuntimeError if it does not exist or cannot be used."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{name}: got {device!r}; it is a device such as 'cpu', 'cuda' or 'cuda:1'") from None
+    if found.type != "cuda":
+        return found
+    usable, reason = cuda_state()
+    if not usable:
+        raise RuntimeError(f"{name}: {str(found)!r} cannot be used: {reason}")
+    index = torch.cuda.current_device() if found.index is None else found.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"{name}: got {str(found)!r}; this machine has {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", index)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from edm_fast.ops import backends
 from edm_fast.ops.library import LIBRARY
-from edm_fast.ops.tensors import check_device, check_float, image_view, kernel_shape, seed_tensor
+from edm_fast.ops.tensors import check_device, check_float, check_writable, image_view, kernel_shape, seed_tensor
 
 # The domains of csrc/include/edm_fast/philox.h.
 DOMAIN_SAMPLER = 0
@@ -53,17 +54,13 @@ def randn(
     shape = [int(extent) for extent in shape_per_sample]
     if any(extent < 0 for extent in shape):
         raise ValueError(f"shape_per_sample: got {tuple(shape)}; extents are not negative")
-    for name, value in (("draw", draw), ("domain", domain)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: got {value!r}; it is an integer")
-        if not 0 <= value <= _MASK32:
-            raise ValueError(f"{name}: got {value}; it is between 0 and 2**32 - 1")
+    draw, domain = _word("draw", draw), _word("domain", domain)
     check_float("dtype", dtype)
     if memory_format not in (torch.contiguous_format, torch.channels_last):
         raise ValueError(f"memory_format: got {memory_format}; it is contiguous_format or channels_last")
     if memory_format == torch.channels_last and len(shape) != 3:
         raise ValueError(f"memory_format: channels_last needs samples of shape (C, H, W), and theirs is {tuple(shape)}")
-    keys = seed_tensor(seeds, device)
+    keys = seed_tensor(seeds, backends.usable_device("device", device))
     out = torch.empty([keys.shape[0], *shape], dtype=dtype, device=keys.device, memory_format=memory_format)
     chosen = backends.choose(backend, keys.device)
     if chosen == "reference":
@@ -77,14 +74,23 @@ def randn(
     return out
 
 
+def _word(name: str, value: int) -> int:
+    """A 32-bit unsigned integer."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: got {value!r}; it is an integer")
+    if not 0 <= value <= _MASK32:
+        raise ValueError(f"{name}: got {value}; it is between 0 and 2**32 - 1")
+    return int(value)
+
+
 def _run(backend: str, out: torch.Tensor, seeds: torch.Tensor, draw: int, domain: int) -> None:
     check_device("seeds", seeds, out.device)
     if seeds.dtype != torch.int64 or seeds.dim() != 1 or seeds.shape[0] != out.shape[0]:
         raise ValueError(f"seeds: got {seeds.dtype} {tuple(seeds.shape)}; int64 [{out.shape[0]}] is needed")
-    seeds = seeds.contiguous()
+    check_writable("out", out)
+    keys = seeds.contiguous()  # a copy, if any, must outlive the launch
     view = image_view("out", out)
-    where = backends.where(backend, out.device)
-    backends.kernels(backend).randn(kernel_shape(out.shape), seeds.data_ptr(), draw, domain, view, *where)
+    backends.launch("randn", backend, out.device, kernel_shape(out.shape), keys.data_ptr(), draw, domain, view)
 
 
 LIBRARY.define("randn_(Tensor(a!) out, Tensor seeds, int draw, int domain) -> ()")

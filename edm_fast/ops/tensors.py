@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -41,10 +42,9 @@ def image_view(name: str, tensor: torch.Tensor) -> View:
         if height > 1 and width > 1 and row != width * column:
             raise ValueError(f"{name}: strides {tuple(tensor.stride())} of shape {tuple(tensor.shape)} skip pixels")
         return tensor.data_ptr(), code, sample, channel, pixel
-    if tensor.shape[0] > 1 and not tensor[0].is_contiguous():
+    if not tensor[0].is_contiguous():
         raise ValueError(f"{name}: a tensor of {tensor.dim()} dimensions must be contiguous within each sample")
-    elements = math.prod(tensor.shape[1:])
-    return tensor.data_ptr(), code, tensor.stride(0) if tensor.dim() else elements, elements, 1
+    return tensor.data_ptr(), code, tensor.stride(0), math.prod(tensor.shape[1:]), 1
 
 
 def viewable(tensor: torch.Tensor) -> torch.Tensor:
@@ -67,12 +67,15 @@ def seed_tensor(seeds: int | Iterable[int] | torch.Tensor, device: torch.device 
         if seeds.dim() != 1:
             raise ValueError(f"seeds: shape is {tuple(seeds.shape)}; a 1-D tensor is needed, one seed per sample")
         return seeds.to(device=device, dtype=torch.int64)
-    listed = [seeds] if isinstance(seeds, int) else list(seeds)
+    try:
+        listed = [seeds] if isinstance(seeds, int) else list(seeds)
+    except TypeError:
+        raise TypeError(f"seeds: got {seeds!r}; seeds are integers") from None
     words = []
     for seed in listed:
         try:
-            value = seed.__index__()
-        except AttributeError:
+            value = operator.index(seed)
+        except TypeError:
             raise TypeError(f"seeds: got {seed!r}; seeds are integers") from None
         if isinstance(seed, bool):
             raise TypeError(f"seeds: got {seed!r}; seeds are integers")
@@ -86,6 +89,12 @@ def seed_tensor(seeds: int | Iterable[int] | torch.Tensor, device: torch.device 
 def check_float(name: str, dtype: torch.dtype) -> None:
     if dtype not in DTYPE_CODES:
         raise TypeError(f"{name}: dtype is {dtype}; it must be float64, float32, float16 or bfloat16")
+
+
+def check_writable(name: str, tensor: torch.Tensor) -> None:
+    """ValueError for an expanded tensor, in which several elements share a place."""
+    if any(stride == 0 and extent > 1 for stride, extent in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise ValueError(f"{name}: strides {tensor.stride()} of shape {tuple(tensor.shape)} overlap; it is written to")
 
 
 def check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:

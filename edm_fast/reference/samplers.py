@@ -98,7 +98,9 @@ def ablation_sampler(
         sigmas = (sigma_max**2 * (sigma_min**2 / sigma_max**2) ** ramp).sqrt()
     elif discretization == "iddpm":
         u = torch.zeros(M + 1, dtype=torch.float64, device=latents.device)
-        alpha_bar = (0.5 * math.pi * torch.arange(M + 1, device=latents.device) / M / (C_2 + 1)).sin() ** 2
+        alpha_bar = (
+            0.5 * math.pi * torch.arange(M + 1, dtype=torch.float32, device=latents.device) / M / (C_2 + 1)
+        ).sin() ** 2
         for j in range(M, 0, -1):
             u[j - 1] = ((u[j] ** 2 + 1) / (alpha_bar[j - 1] / alpha_bar[j]).clamp(min=C_1) - 1).sqrt()
         inside = u[(u >= sigma_min) & (u <= sigma_max)]

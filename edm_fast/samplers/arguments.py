@@ -7,17 +7,28 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 Labels = torch.Tensor | Sequence[int] | None
 
 
-def check_num_steps(num_steps: Any) -> int:
-    if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral):
-        raise TypeError(f"num_steps: got {num_steps!r}; it is an integer")
-    if num_steps < 1:
-        raise ValueError(f"num_steps: got {num_steps}; at least one step is needed")
-    return int(num_steps)
+def check_count(name: str, value: Any) -> int:
+    """An integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: got {value!r}; it is an integer")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}; it must be at least 1")
+    return int(value)
+
+
+def check_levels(sigmas: np.ndarray) -> None:
+    """Noise levels that a solver can step through: finite, positive, not rising."""
+    if not (np.isfinite(sigmas).all() and (sigmas > 0).all() and (np.diff(sigmas) <= 0).all()):
+        raise ValueError(
+            f"sigma_min, sigma_max: the noise levels from {sigmas[0]:g} to {sigmas[-1]:g}, rounded as the network "
+            "asks, are not positive, finite and decreasing"
+        )
 
 
 def check_number(name: str, value: Any) -> float:
@@ -137,6 +148,8 @@ def label_rows(
 
 def _listed(class_labels: Any) -> torch.Tensor:
     try:
+        if isinstance(class_labels, np.ndarray):
+            return torch.as_tensor(class_labels)
         listed = list(class_labels)
         return torch.tensor(listed) if listed else torch.zeros([0], dtype=torch.int64)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -25,6 +25,7 @@ SCALINGS = ("none", "vp")
 def edm_table(
     net: Any,
     *,
+    device: torch.device | str | None = None,
     num_steps: int = 18,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -45,12 +46,13 @@ def edm_table(
 ) -> SolverTable:
     """The table of every sampler in the paper, for the noise levels that `net` accepts.
 
-    `net` is asked for sigma_min, sigma_max and round_sigma, and needs none of them. The arguments are those of
-    `ablation_sampler`. Also accepted as `discretization`: "exponential" and "polyexponential" (with exponent `rho`).
+    `net` is asked for sigma_min, sigma_max and round_sigma, which gets tensors on `device`, and needs none of them. The
+    other arguments are those of `ablation_sampler`. Also accepted as `discretization`: "exponential" and
+    "polyexponential" (with exponent `rho`).
 
     Raises ValueError or TypeError for arguments out of range, naming them.
     """
-    num_steps = arguments.check_num_steps(num_steps)
+    num_steps = arguments.check_count("num_steps", num_steps)
     arguments.check_choice("solver", solver, SOLVERS)
     choices = (*DISCRETIZATIONS, "exponential", "polyexponential")
     arguments.check_choice("discretization", discretization, choices)
@@ -69,6 +71,10 @@ def edm_table(
         low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
     )
     low, high = arguments.clamp_to_net(low, high, net)
+    C_1, C_2 = arguments.check_positive("C_1", C_1), arguments.check_positive("C_2", C_2)
+    if C_1 > 1:
+        raise ValueError(f"C_1: got {C_1}; it must be in (0, 1]")
+    M = arguments.check_count("M", M)
 
     sigmas = {
         "edm": lambda: schedules.edm_sigmas(num_steps, low, high, rho),
@@ -77,26 +83,45 @@ def edm_table(
         "iddpm": lambda: schedules.iddpm_sigmas(num_steps, low, high, C_1, C_2, M),
         "exponential": lambda: schedules.exponential_sigmas(num_steps, low, high),
         "polyexponential": lambda: schedules.polyexponential_sigmas(num_steps, low, high, rho),
-    }[discretization]()
-    curves: dict[str, Curve] = {"linear": LinearCurve(), "ve": VECurve(), "vp": fit_vp_curve(low, high, epsilon_s)}
-    curve = curves[schedule]
-    return ode_table(
-        _round(net, sigmas).tolist(),
-        solver,
-        alpha=alpha,
-        churn=churn,
-        curve=curve,
-        scaling=vp_scaling(curve) if scaling == "vp" else no_scaling(),
-        round_sigma=partial(_round, net),
+    }[discretization]
+    curves: dict[str, Callable[[], Curve]] = {
+        "linear": LinearCurve,
+        "ve": VECurve,
+        "vp": lambda: fit_vp_curve(low, high, epsilon_s),
+    }
+    round_sigma = partial(_round, net, device)
+    try:
+        levels = round_sigma(sigmas())
+        arguments.check_levels(levels)
+        curve = curves[schedule]()
+        table = ode_table(
+            levels.tolist(),
+            solver,
+            alpha=alpha,
+            churn=churn,
+            curve=curve,
+            scaling=vp_scaling(curve) if scaling == "vp" else no_scaling(),
+            round_sigma=round_sigma,
+        )
+    except ArithmeticError as error:
+        raise _unreachable(low, high, rho, schedule, scaling, str(error)) from None
+    if not (np.isfinite(table.updates).all() and np.isfinite(table.sigma).all()):
+        raise _unreachable(low, high, rho, schedule, scaling, "a coefficient is not finite")
+    return table
+
+
+def _unreachable(low: float, high: float, rho: float, schedule: str, scaling: str, reason: str) -> ValueError:
+    return ValueError(
+        f"sigma_min, sigma_max, rho: [{low:g}, {high:g}] with rho = {rho:g}, schedule {schedule!r} and scaling "
+        f"{scaling!r} leave the range of float64: {reason}"
     )
 
 
-def _round(net: Any, sigma: np.ndarray) -> np.ndarray:
+def _round(net: Any, device: torch.device | str | None, sigma: np.ndarray) -> np.ndarray:
     """net.round_sigma, where there is one."""
     round_sigma = getattr(net, "round_sigma", None)
     if round_sigma is None:
         return sigma
-    device = arguments.net_device(net)
     rounded = torch.as_tensor(round_sigma(torch.as_tensor(sigma, dtype=torch.float64, device=device)))
     return rounded.detach().to(device="cpu", dtype=torch.float64).numpy()
 
@@ -122,7 +147,8 @@ def edm_sampler(
             sigma_min, sigma_max and round_sigma are used if it has them.
         latents: standard normal [N, C, H, W], on the network's device; multiplied by the first noise level here.
         class_labels: rows [N, label_dim] (or one row for all), or integer ids [N] if the network has `label_dim`.
-        randn_like: called with the float64 state at the start of every step, also where churn is off.
+        randn_like: called at the start of every step, also where churn is off, with a float64 tensor of the state's
+            shape on its device; the values in it mean nothing.
         num_steps: 1 gives a single Euler step.
         sigma_min, sigma_max: clamped to the network's.
         rho: exponent of the time steps.
@@ -177,13 +203,16 @@ def ablation_sampler(
     Args beyond those of `edm_sampler`:
         sigma_min, sigma_max: by default those of the discretization: vp σ(ε_s) and σ(1), ve 0.02 and 100, iddpm 0.002
             and 81, edm 0.002 and 80.
-        solver: "heun" or "euler".
+        solver: "heun" (second order, see `alpha`) or "euler".
         discretization: "edm", "vp", "ve" or "iddpm"; which noise levels.
         schedule: "linear" (σ = t), "vp" or "ve" (σ = √t).
         scaling: "none" or "vp" (s = 1/√(1+σ²)).
         epsilon_s: smallest t of the VP schedule.
         C_1, C_2, M: constants of the iDDPM levels.
         alpha: parameter of the second-order solver, in (0, 1]; 1 is Heun's method.
+
+    Where churn is off no noise is added. The public code adds what rounding leaves of σ(σ⁻¹(σ)), about 1e-8·σ, for the
+    VP schedule even then.
     """
     table_arguments = {
         "num_steps": num_steps,
@@ -215,11 +244,13 @@ def _sample_table(
     table_arguments: dict[str, Any],
 ) -> torch.Tensor:
     latents = arguments.check_latents(latents, net)
+    if not callable(randn_like):
+        raise TypeError(f"randn_like: got {randn_like!r}; it is a function of a tensor")
     rows: Any = class_labels
     label_dim = getattr(net, "label_dim", None)
     if class_labels is not None and label_dim is not None:
         rows = arguments.label_rows(class_labels, latents.shape[0], label_dim, latents.device, broadcast=True)
-    table = edm_table(net, **table_arguments)
+    table = edm_table(net, device=latents.device, **table_arguments)
     with torch.no_grad():
         evaluation = evaluation_of(net, table, rows, latents.device, torch.float64)
     return execute(table, evaluation, latents, randn_like=randn_like)

@@ -87,11 +87,12 @@ def runs_in_half(net: Precond, device: torch.device) -> bool:
 
 
 def is_plain_precond(net: Any) -> bool:
-    """True if F may be called past net.forward(): nobody has overridden it or hooked into it."""
+    """True if F may be called past net.forward(): nobody has overridden, compiled or hooked into it."""
     return (
         isinstance(net, Precond)
         and type(net).forward is Precond.forward
         and "forward" not in vars(net)
+        and net._compiled_call_impl is None
         and not (net._forward_hooks or net._forward_pre_hooks)
     )
 

@@ -52,10 +52,10 @@ def execute(
         evaluation: the network.
         state_dtype: float64 or float32; the dtype of the state and of all arithmetic between evaluations.
         seeds: int64 [N]; noise is ours, by seed, and drawn only where a row uses it.
-        randn_like: noise is the caller's: called with the state at the start of every step, used or not.
+        randn_like: noise is the caller's: called at the start of every step, used or not, with a tensor of the state's
+            shape, dtype and device; the values in it mean nothing.
         output_dtype: dtype of the result; the state's if not given.
         callback: called once per step.
-
     """
     device = latents.device
     state = [latents.detach().to(state_dtype, copy=True, memory_format=torch.contiguous_format)]
@@ -75,7 +75,9 @@ def execute(
             next_input = torch.empty_like(state[0], dtype=output_dtype) if output_dtype is not None else None
         elif evaluation.owns_input and row > 0:
             next_input = torch.empty_like(net_input)
-        noise = randn_like(state[0]) if randn_like is not None and table.entered[row] >= 0 else None
+        noise = None
+        if randn_like is not None and table.entered[row] >= 0:
+            noise = _checked_noise(randn_like(state[0]))
         solver_step(
             state,
             rows,
@@ -96,3 +98,9 @@ def execute(
         net_input = next_input
         model_output = evaluation(net_input, row)
     raise AssertionError("a table has a last row")
+
+
+def _checked_noise(noise: object) -> torch.Tensor:
+    if not isinstance(noise, torch.Tensor):
+        raise TypeError(f"randn_like: returned {type(noise).__name__}; a tensor like its argument is needed")
+    return noise

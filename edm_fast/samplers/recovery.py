@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,21 +13,20 @@ logger = logging.getLogger(__name__)
 
 
 def in_batches(
-    make: Callable[[slice], torch.Tensor],
+    make: Callable[[slice], None],
     count: int,
     batch: int,
     progress: Callable[[int, int], object] | None = None,
-) -> list[torch.Tensor]:
-    """make(part) for consecutive parts of range(count), `batch` at a time; halved whenever memory does not suffice.
+) -> None:
+    """Call make(part) for consecutive parts of range(count), `batch` at a time; halved if memory does not suffice.
 
     Calls progress(done, count) after each part. MemoryError if a part of one does not fit.
     """
-    made: list[torch.Tensor] = []
     done = 0
     while done < count:
         part = slice(done, min(done + batch, count))
         try:
-            made.append(make(part))
+            make(part)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -38,7 +38,6 @@ def in_batches(
         done = part.stop
         if progress is not None:
             progress(done, count)
-    return made
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -87,8 +86,12 @@ def first_bad_layer(net: Any, run: Callable[[], object]) -> str | None:
     if not isinstance(net, torch.nn.Module):
         return None
 
+    here = threading.get_ident()
+
     def hook(name: str) -> Callable[..., None]:
         def check(module: torch.nn.Module, arguments: Any, output: Any) -> None:
+            if threading.get_ident() != here:
+                return  # another thread samples with the same network
             if isinstance(output, torch.Tensor) and not bool(torch.isfinite(output).all()):
                 raise _Found(name)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
+import numbers
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
-from edm_fast.ops.backends import extension
+from edm_fast.ops.backends import extension, usable_device
 from edm_fast.ops.randn import DOMAIN_LABELS, randn
 from edm_fast.ops.tensors import seed_tensor
 from edm_fast.samplers import arguments
@@ -60,27 +61,28 @@ def sample(
         FloatingPointError: images with NaN or infinity, even in float32; names their seeds and the first layer.
         MemoryError: a single image does not fit.
     """
-    if isinstance(batch, bool) or not isinstance(batch, int):
+    if isinstance(batch, bool) or not isinstance(batch, numbers.Integral):
         raise TypeError(f"batch: got {batch!r}; it is an integer")
     if batch < 1:
         raise ValueError(f"batch: got {batch}; it must be at least 1")
     if state_dtype not in (torch.float64, torch.float32):
         raise TypeError(f"state_dtype: got {state_dtype}; it is float64 or float32")
     net_device = arguments.net_device(net)
-    where = torch.device(device) if device is not None else net_device or torch.device("cpu")
-    where = _with_index(where)
+    where = usable_device("device", device) if device is not None else net_device or torch.device("cpu")
     if net_device is not None and net_device != where:
         raise ValueError(f"device: got {where}; the network is on {net_device}")
     image_shape = _image_shape(net, shape)
     keys = seed_tensor(seeds, where)
     rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
-    table = edm_table(net, num_steps=num_steps, solver=solver, **table_arguments)
+    table = edm_table(net, device=where, num_steps=num_steps, solver=solver, **table_arguments)
 
     if isinstance(net, torch.nn.Module) and net.training:
         logger.warning("net: is in training mode, so dropout acts while sampling; net.eval() switches it off")
     half = is_plain_precond(net) and runs_in_half(net, where)
 
-    def make(part: slice) -> torch.Tensor:
+    images = torch.empty([keys.shape[0], *image_shape], dtype=torch.float32, device=where)
+
+    def make(part: slice) -> None:
         part_seeds, part_rows = keys[part], None if rows is None else rows[part]
 
         def chosen_images(chosen: torch.Tensor, force_fp32: bool) -> torch.Tensor:
@@ -96,21 +98,13 @@ def sample(
                 state_dtype=state_dtype,
                 seeds=chosen_seeds,
                 output_dtype=torch.float32,
-                callback=callback,
+                callback=callback if len(chosen) == len(part_seeds) and not force_fp32 else None,
             )
 
-        return finite_images(chosen_images, part_seeds, net, half)
+        images[part] = finite_images(chosen_images, part_seeds, net, half)
 
-    images = in_batches(make, keys.shape[0], batch, progress)
-    if not images:
-        return torch.empty([0, *image_shape], dtype=torch.float32, device=where)
-    return torch.cat(images)
-
-
-def _with_index(device: torch.device) -> torch.device:
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
+    in_batches(make, keys.shape[0], batch, progress)
+    return images
 
 
 def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
@@ -119,11 +113,15 @@ def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
         if channels is None or resolution is None:
             raise ValueError("shape: the network has no img_channels and img_resolution; give (C, H, W)")
         return (channels, resolution, resolution)
-    if len(shape) != 3 or any(isinstance(extent, bool) or int(extent) != extent or extent < 1 for extent in shape):
-        raise ValueError(f"shape: got {tuple(shape)}; three positive integers (C, H, W) are needed")
-    if channels is not None and shape[0] != channels:
-        raise ValueError(f"shape: {shape[0]} channels; the network has {channels}")
-    return tuple(int(extent) for extent in shape)
+    try:
+        extents = tuple(operator.index(extent) for extent in shape)
+    except TypeError:
+        raise TypeError(f"shape: got {shape!r}; three integers (C, H, W) are needed") from None
+    if len(extents) != 3 or min(extents) < 1:
+        raise ValueError(f"shape: got {extents}; three positive integers (C, H, W) are needed")
+    if channels is not None and extents[0] != channels:
+        raise ValueError(f"shape: {extents[0]} channels; the network has {channels}")
+    return extents
 
 
 def random_class(seed: int, label_dim: int) -> int:
@@ -131,4 +129,4 @@ def random_class(seed: int, label_dim: int) -> int:
     if label_dim < 1:
         raise ValueError(f"label_dim: got {label_dim}; it must be at least 1")
     word = extension().noise_words(seed % 2**64, 0, 0, DOMAIN_LABELS)[0]
-    return math.floor(word * label_dim / 2**32)
+    return word * label_dim >> 32

@@ -41,7 +41,7 @@ def iddpm_levels(C_1: float = 0.001, C_2: float = 0.008, M: int = 1000) -> np.nd
 
     ᾱ and its ratios are float32 and the recursion is float64, as the published tables were made.
     """
-    alpha_bar = (0.5 * math.pi * torch.arange(M + 1) / M / (C_2 + 1)).sin() ** 2
+    alpha_bar = (0.5 * math.pi * torch.arange(M + 1, dtype=torch.float32) / M / (C_2 + 1)).sin() ** 2
     ratios = (alpha_bar[:-1] / alpha_bar[1:]).clamp(min=C_1).tolist()
     levels = [0.0]
     for ratio in reversed(ratios):

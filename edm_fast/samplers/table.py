@@ -65,11 +65,6 @@ class SolverTable:
         written = np.any(self.updates != 0, axis=(0, 2))
         return 1 + int(np.max(np.nonzero(written)[0], initial=0))
 
-    @property
-    def noisy(self) -> np.ndarray:
-        """bool [E+1]: the rows in which noise has a coefficient that is not 0."""
-        return np.any(self.updates[:, :, UPDATE_TERMS - 1] != 0, axis=1)
-
     def rows(self, c_skip: np.ndarray, c_out: np.ndarray, c_in: np.ndarray, output_scale: float = 1.0) -> np.ndarray:
         """The rows that `solver_step` executes, float64 [E+1, 32], for a network with D = c_skip·x/s +
         c_out·F(c_in·x/s).

@@ -62,7 +62,7 @@ def test_selfcheck_catches_a_broken_solver(monkeypatch):
     monkeypatch.setattr(solvers, "KEPT", (0 * solvers.KEPT[0] + solvers.X,))
     output = run("selfcheck", "--device", "cpu", expect=1)
     failed = [line.split("  ")[0] for line in output.splitlines() if "FAIL" in line]
-    assert failed == ["heun", "heun, alpha=0.75", "heun, vp levels", "marginal std under churn"]
+    assert failed == ["heun", "heun, alpha=0.75", "heun, vp levels", "heun, ve levels", "marginal std under churn"]
 
 
 def test_selfcheck_catches_broken_noise(monkeypatch):

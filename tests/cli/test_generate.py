@@ -129,12 +129,15 @@ def test_missing_and_damaged_images_alone_are_made_again(tiny, tmp_path):
 
 
 def test_temporary_files_of_a_killed_run_go_with_their_image(tiny, tmp_path):
-    """Those of other seeds stay: another rank may be writing them."""
-    for name in (".000001.png.abc_12.part", ".000009.png.abc_12.part"):
+    """Those of other seeds stay, which another rank may be writing, and those of a process that is alive."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    alive = f".000000.png.{os.getpid()}-12ab34cd.part"
+    for name in (f".000001.png.{gone.pid}-12ab34cd.part", ".000009.png.1-12ab34cd.part", alive):
         (tmp_path / name).write_bytes(b"half")
     run("--network", tiny, "--outdir", tmp_path, "--seeds", "0,1", "--steps", 1)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"000000.png", "000001.png", "manifest.jsonl", ".000009.png.abc_12.part"}
+    assert names == {"000000.png", "000001.png", "manifest.jsonl", ".000009.png.1-12ab34cd.part", alive}
 
 
 def test_other_settings_make_the_images_again(tiny, tmp_path):
@@ -170,6 +173,55 @@ def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_them(tiny, t
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_another_class_or_network_makes_the_images_again(tiny, tmp_path):
+    arguments = ["--outdir", tmp_path, "--seeds", "0", "--steps", 2]
+    made = []
+    for more in (["--class", 3], ["--class", 4], ["--network", tiny]):
+        run(*arguments, *more)
+        made.append((tmp_path / "000000.png").read_bytes())
+    assert len(set(made)) == 3
+
+
+def test_lines_of_the_manifest_that_make_no_sense_are_passed_over(tiny, tmp_path):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0", "--steps", 1]
+    run(*arguments)
+    lines = ['{"seed": [1], "sha256": "", "settings": ""}', "[" * 100_000, "7", "null", '"', '{"seed": 0}']
+    with (tmp_path / "manifest.jsonl").open("a") as manifest:
+        manifest.write("\n".join(lines))
+    before = (tmp_path / "000000.png").stat().st_mtime_ns
+    run(*arguments)
+    assert (tmp_path / "000000.png").stat().st_mtime_ns == before
+
+
+def test_files_have_ordinary_permissions(tiny, tmp_path):
+    mask = os.umask(0o027)
+    try:
+        run("--network", tiny, "--outdir", tmp_path, "--seeds", "0", "--steps", 1)
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "000000.png").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "named"),
+    [
+        ("2", None, "RANK"),
+        ("2", "2", "RANK"),
+        ("x", "2", "RANK"),
+        ("0", "0", "RANK"),
+        ("-1", "2", "RANK"),
+        ("0", "two", "WORLD_SIZE"),
+    ],
+)
+def test_ranks_that_make_no_sense_are_named(tiny, tmp_path, monkeypatch, rank, ranks, named):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("WORLD_SIZE", ranks)
+    assert named in run("--network", tiny, "--outdir", tmp_path / "o", expect=2)
+    assert not (tmp_path / "o").exists()
+
+
 def test_ranks_share_the_seeds(tiny, tmp_path, monkeypatch):
     arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-6", "--steps", 1]
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -192,6 +244,10 @@ def test_ranks_share_the_seeds(tiny, tmp_path, monkeypatch):
         (["--seeds", "9-3"], "--seeds"),
         (["--seeds", "0-99999999999"], "--seeds"),
         (["--seeds", str(2**64)], "--seeds"),
+        (["--seeds", "9" * 5000], "--seeds"),
+        (["--outdir", ""], "--outdir"),
+        (["--rho", "0.001"], "rho"),
+        (["--disc", "ve", "--sigma_min", "1e-200"], "sigma_min"),
         (["--class", "10"], "--class"),
         (["--class", "-1"], "--class"),
         (["--steps", "0"], "--steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -212,12 +213,25 @@ def test_any_seeds_draws_and_shapes(seeds, draw, shape):
         ({"shape_per_sample": (3, -1)}, ValueError, "shape_per_sample"),
         ({"shape_per_sample": (3,), "memory_format": torch.channels_last}, ValueError, "memory_format"),
         ({"backend": "gpu"}, ValueError, "backend"),
+        ({"device": "nope"}, ValueError, "device"),
         ({"backend": "cuda"}, ValueError, "backend"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=f"^{message}:"):
         edm_fast.randn(**{"shape_per_sample": (3, 4, 4), "seeds": [1], **arguments})
+
+
+def test_numpy_integers_are_integers():
+    expected = edm_fast.randn((3,), [5], 2)
+    assert_same_bits(edm_fast.randn((3,), np.array([5]), np.int64(2)), expected)
+
+
+def test_a_cuda_device_that_cannot_be_used_says_why():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(RuntimeError, match="^device: 'cuda' cannot be used: "):
+        edm_fast.randn((3,), [5], device="cuda")
 
 
 def test_the_torch_operator_passes_opcheck():

@@ -162,6 +162,40 @@ def test_layouts_do_not_matter(backend, device):
             )
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 3, 5), (1, 2, 3, 2, 4), (1, 4, 7)], ids=str)
+def test_transposed_tensors_of_other_dimensions(backend, device, shape):
+    """Read wherever they lie, one sample or many; a state that has no view is refused."""
+    step = Step(shape, device)
+    expected = step.run(dense_table(), 0, backend)
+    for name in ("model_output", "guide_output", "noise"):
+        transposed = step.tensors[name].mT.contiguous().mT
+        assert not transposed.is_contiguous()
+        assert_same_step(step.run(dense_table(), 0, backend, **{name: transposed}), expected)
+    if backend != "reference":
+        state = [step.state[0].mT.contiguous().mT]
+        with pytest.raises(ValueError, match=r"^state\[0\]"):
+            solver_step(
+                state, heun_like_table().to(device), 0, model_output=step.tensors["model_output"], backend=backend
+            )
+
+
+def test_the_torch_operator_checks_its_arguments_too():
+    state, table = torch.zeros(2, 400, dtype=torch.float64), dense_table()
+    with pytest.raises(ValueError, match="^model_output"):
+        torch.ops.edm_fast.solver_step_([state], table, 0, None, torch.zeros(1, 1), None, None, None, None, None)
+    with pytest.raises(ValueError, match="^seeds"):
+        torch.ops.edm_fast.randn_(torch.zeros(2, 3), torch.zeros(1, dtype=torch.int64), 0, 0)
+
+
+def test_a_row_of_zeros_gives_a_denoised_of_zeros(backend, device):
+    step, table = Step((2, 3, 4, 4), device), torch.zeros([1, ROW_SIZE], dtype=torch.float64)
+    *state, net_input, denoised = step.run(table, 0, backend)
+    for register, before in zip(state, step.state, strict=True):
+        assert_same_bits(register, before.cpu())
+    assert (denoised == 0).all()
+    assert (net_input == 0).all()
+
+
 def test_own_noise_is_the_rows_draw(backend, device):
     seeds = torch.tensor([3, -7], device=device)
     step = Step((2, 3, 5, 5), device)
@@ -289,6 +323,12 @@ def test_empty_tensors(backend, device, shape):
         ({"seeds": torch.zeros(2)}, ValueError, "seeds"),
         ({"seeds": torch.zeros(3, dtype=torch.int64)}, ValueError, "seeds"),
         ({"row_offset": torch.zeros(1)}, ValueError, "row_offset"),
+        ({"row_offset": torch.zeros(2, dtype=torch.int64)}, ValueError, "row_offset"),
+        ({"row_offset": torch.tensor([3])}, ValueError, "row_offset"),
+        ({"row_offset": torch.tensor([-1])}, ValueError, "row_offset"),
+        ({"state": [torch.zeros(1, 3).expand(2, 3)]}, ValueError, r"state\[0\]"),
+        ({"net_input": torch.zeros(1, 3).expand(2, 3)}, ValueError, "net_input"),
+        ({"denoised": torch.zeros(1, 3).expand(2, 3)}, ValueError, "denoised"),
         ({"backend": "tpu"}, ValueError, "backend"),
     ],
 )
@@ -343,10 +383,11 @@ def test_a_build_without_cuda_kernels_says_so(monkeypatch):
     class Compiled:
         class cuda:
             architectures = ""
+            missing = "no CUDA compiler was found when it was built"
 
     monkeypatch.setattr(backends, "extension", lambda: Compiled)
     monkeypatch.setattr(backends, "_kernels", {})
-    with pytest.raises(RuntimeError, match="EDM_FAST_CUDA=ON"):
+    with pytest.raises(RuntimeError, match=r"no CUDA compiler was found .*EDM_FAST_CUDA=ON"):
         backends.kernels("cuda")
 
 

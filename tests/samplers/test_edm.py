@@ -14,6 +14,7 @@ from edm_fast.networks import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 from edm_fast.reference import samplers as reference
 from edm_fast.reference.exact_denoisers import GaussianDenoiser, GaussianMixtureDenoiser
 from edm_fast.samplers import ablation_sampler, edm_sampler
+from edm_fast.samplers.evaluation import is_plain_precond
 
 LATENTS = torch.randn([3, 2, 5, 5], generator=torch.Generator().manual_seed(0))
 
@@ -193,6 +194,17 @@ def test_an_overridden_forward_is_respected():
     assert (images - 0.25).abs().max() < SAMPLER_FLOAT32
 
 
+def test_a_replaced_or_compiled_forward_is_respected():
+    net = EDMPrecond(**SMALL, **SONG)
+    assert is_plain_precond(net)
+    net.forward = lambda x, sigma, class_labels=None: torch.full_like(x, 0.25)
+    assert not is_plain_precond(net)
+    assert (edm_sampler(net, torch.randn([1, 2, 8, 8]), num_steps=4) - 0.25).abs().max() < SAMPLER_FLOAT32
+    compiled = EDMPrecond(**SMALL, **SONG)
+    compiled.compile(backend="eager")
+    assert not is_plain_precond(compiled)
+
+
 def test_noise_levels_are_cut_to_the_networks():
     net = VEPrecond(**SMALL, **SONG)
     seen = []
@@ -203,7 +215,7 @@ def test_noise_levels_are_cut_to_the_networks():
 
 
 def test_other_shapes_pass():
-    for shape in ([4, 7], [2, 3, 5], [1, 1, 2, 3, 2]):
+    for shape in ([4, 7], [2, 3, 5], [1, 3, 5], [1, 1, 2, 3, 2]):
         latents = torch.randn(shape)
         actual = edm_sampler(Nonlinear(), latents, num_steps=4)
         assert relative_error(actual, reference.edm_sampler(Nonlinear(), latents, num_steps=4)) <= SAMPLER_FLOAT64
@@ -320,12 +332,43 @@ def test_bad_arguments_are_named(arguments, error, name):
         ({"alpha": 1.5}, "alpha"),
         ({"epsilon_s": 0}, "epsilon_s"),
         ({"epsilon_s": 1}, "epsilon_s"),
+        ({"C_1": 0}, "C_1"),
+        ({"C_1": 5}, "C_1"),
+        ({"C_1": math.nan}, "C_1"),
+        ({"C_2": -1}, "C_2"),
+        ({"M": 0}, "M"),
+        ({"rho": 0.001}, "sigma_min, sigma_max, rho"),
+        ({"discretization": "ve", "sigma_min": 1e-200}, "sigma_min"),
+        ({"schedule": "vp", "sigma_max": 1e200}, "sigma_min"),
         ({"discretization": "iddpm", "sigma_min": 1.0, "sigma_max": 1.0001}, "sigma_min"),
     ],
 )
 def test_bad_choices_are_named(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}"):
         ablation_sampler(Nonlinear(), LATENTS, **arguments)
+
+
+def test_counts_must_be_integers():
+    with pytest.raises(TypeError, match="^M"):
+        ablation_sampler(Nonlinear(), LATENTS, M=1.5)
+
+
+def test_levels_that_a_net_rounds_to_zero_are_refused():
+    class Coarse(Nonlinear):
+        def round_sigma(self, sigma):
+            return torch.as_tensor(sigma).round()
+
+    with pytest.raises(ValueError, match="^sigma_min"):
+        edm_sampler(Coarse(), LATENTS)
+
+
+@pytest.mark.parametrize(
+    ("randn_like", "message"),
+    [(None, "got None"), (lambda x: None, "returned NoneType"), (lambda x: x.numpy(), "returned")],
+)
+def test_noise_functions_that_give_no_tensor_are_named(randn_like, message):
+    with pytest.raises(TypeError, match=f"^randn_like: {message}"):
+        edm_sampler(Nonlinear(), LATENTS, randn_like=randn_like, S_churn=3)
 
 
 def test_a_range_outside_the_networks_is_refused():

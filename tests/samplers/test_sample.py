@@ -12,6 +12,8 @@ from tolerance import SAMPLER_FLOAT32, SAMPLER_FLOAT64, assert_same_bits, relati
 
 import edm_fast
 from edm_fast.networks import EDMPrecond
+from edm_fast.ops.backends import extension
+from edm_fast.ops.randn import DOMAIN_LABELS
 from edm_fast.reference import samplers as reference
 from edm_fast.reference.exact_denoisers import GaussianDenoiser, GaussianMixtureDenoiser
 from edm_fast.samplers import Progress, random_class
@@ -220,6 +222,13 @@ def test_nan_names_the_seeds():
     [
         ({"seeds": [0.5]}, TypeError, "seeds"),
         ({"seeds": [2**64]}, ValueError, "seeds"),
+        ({"seeds": None}, TypeError, "seeds"),
+        ({"seeds": 1.5}, TypeError, "seeds"),
+        ({"seeds": [torch.tensor(1.5)]}, TypeError, "seeds"),
+        ({"shape": 5}, TypeError, "shape"),
+        ({"shape": ("a", 1, 1)}, TypeError, "shape"),
+        ({"shape": (1, math.inf, 2)}, TypeError, "shape"),
+        ({"device": "nope"}, ValueError, "device"),
         ({"class_labels": [4, 0]}, ValueError, "class_labels"),
         ({"class_labels": [-1, 0]}, ValueError, "class_labels"),
         ({"class_labels": [0]}, ValueError, "class_labels"),
@@ -260,6 +269,8 @@ def test_a_net_without_a_size_needs_a_shape():
 def test_random_classes_are_uniform_and_fixed_by_the_seed():
     classes = [random_class(seed, 10) for seed in range(5000)]
     assert classes == [random_class(seed, 10) for seed in range(5000)]
+    words = [extension().noise_words(seed, 0, 0, DOMAIN_LABELS)[0] for seed in range(5000)]
+    assert classes == [word * 10 // 2**32 for word in words]
     counts = torch.bincount(torch.tensor(classes), minlength=10)
     assert len(counts) == 10
     # Five standard deviations of a binomial with 5000 trials of probability 1/10.

@@ -62,6 +62,11 @@ def test_other_levels():
 
 def test_iddpm_levels():
     levels = schedules.iddpm_levels()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert (schedules.iddpm_levels() == levels).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert len(levels) == 1001
     assert levels[-1] == 0
     assert (np.diff(levels) < 0).all()
@@ -105,15 +110,20 @@ def test_shape_of_tables():
     assert list(heun.step) == [0, 0, 1, 1, 2]
     assert list(heun.sigma) == pytest.approx([10, 1, 1, 0.1, 0.1])
     assert list(heun.entered) == [0, -1, 1, -1, 2, -1]
-    assert not heun.noisy.any()
+    assert not heun.updates[:, :, 5].any()
     churned = ode_table([10, 1, 0.1], churn=Churn(S_churn=0.3, S_min=0.5))
-    assert list(churned.noisy) == [True, False, True, False, False, False]
+    assert list(churned.updates[:, 0, 5] != 0) == [True, False, True, False, False, False]
     assert list(churned.sigma) == pytest.approx([11, 1, 1.1, 0.1, 0.1])
 
 
 def test_churn_is_cut_at_the_papers_bound():
     table = ode_table([10, 1], churn=Churn(S_churn=1e9))
     assert table.sigma[0] == pytest.approx(10 * math.sqrt(2))
+
+
+def test_churn_acts_on_both_ends_of_its_range():
+    churn = Churn(S_churn=1, S_min=1, S_max=10)
+    assert [churn.gamma(sigma, 4) for sigma in (0.99, 1, 5, 10, 10.01)] == [0, 0.25, 0.25, 0.25, 0]
 
 
 def test_a_net_without_attributes():
