@@ -46,9 +46,9 @@ def edm_table(
 ) -> SolverTable:
     """The table of every sampler in the paper, for the noise levels that `net` accepts.
 
-    `net` is asked for sigma_min, sigma_max and round_sigma, which gets tensors on `device`, and needs none of them. The
-    other arguments are those of `ablation_sampler`. Also accepted as `discretization`: "exponential" and
-    "polyexponential" (with exponent `rho`).
+    `net` is asked for sigma_min, sigma_max and round_sigma, which gets tensors on `device` (by default where the
+    network's parameters lie), and needs none of them. The other arguments are those of `ablation_sampler`. Also accepted
+    as `discretization`: "exponential" and "polyexponential" (with exponent `rho`).
 
     Raises ValueError or TypeError for arguments out of range, naming them.
     """
@@ -89,7 +89,7 @@ def edm_table(
         "ve": VECurve,
         "vp": lambda: fit_vp_curve(low, high, epsilon_s),
     }
-    round_sigma = partial(_round, net, device)
+    round_sigma = partial(_round, net, device if device is not None else arguments.net_device(net))
     try:
         levels = round_sigma(sigmas())
         arguments.check_levels(levels)
@@ -103,7 +103,9 @@ def edm_table(
             scaling=vp_scaling(curve) if scaling == "vp" else no_scaling(),
             round_sigma=round_sigma,
         )
-    except ArithmeticError as error:
+    except (ArithmeticError, ValueError) as error:
+        if str(error).startswith("sigma_min"):
+            raise
         raise _unreachable(low, high, rho, schedule, scaling, str(error)) from None
     if not (np.isfinite(table.updates).all() and np.isfinite(table.sigma).all()):
         raise _unreachable(low, high, rho, schedule, scaling, "a coefficient is not finite")
