@@ -47,8 +47,8 @@ def edm_table(
     """The table of every sampler in the paper, for the noise levels that `net` accepts.
 
     `net` is asked for sigma_min, sigma_max and round_sigma, which gets tensors on `device` (by default where the
-    network's parameters lie), and needs none of them. The other arguments are those of `ablation_sampler`. Also accepted
-    as `discretization`: "exponential" and "polyexponential" (with exponent `rho`).
+    network's parameters lie), and needs none of them. The other arguments are those of `ablation_sampler`; also
+    accepted as `discretization` are "exponential" and "polyexponential" (with exponent `rho`).
 
     Raises ValueError or TypeError for arguments out of range, naming them.
     """

@@ -339,7 +339,6 @@ def test_bad_arguments_are_named(arguments, error, name):
         ({"M": 0}, "M"),
         ({"rho": 0.001}, "sigma_min, sigma_max, rho"),
         ({"schedule": "vp", "sigma_min": 1e-12}, "sigma_min, sigma_max, rho"),
-        ({"discretization": "vp", "sigma_min": 1e-12}, "sigma_min, sigma_max, rho"),
         ({"discretization": "ve", "sigma_min": 1e-200}, "sigma_min"),
         ({"schedule": "vp", "sigma_max": 1e200}, "sigma_min"),
         ({"discretization": "iddpm", "sigma_min": 1.0, "sigma_max": 1.0001}, "sigma_min"),
