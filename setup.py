@@ -21,6 +21,7 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        architectures = os.environ.get("CUDAARCHS")
         configure = [
             "cmake",
             f"-S{ROOT}",
@@ -28,8 +29,8 @@ class CMakeBuild(build_ext):
             "-GNinja",
             # An isolated build has a ninja of its own each time; the one of last time may be gone.
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
-            # Read anew from CUDAARCHS each time, not from the cache of an earlier build.
-            "-UCMAKE_CUDA_ARCHITECTURES",
+            # CMake itself reads CUDAARCHS in the first build only, and would keep those of that build.
+            f"-DCMAKE_CUDA_ARCHITECTURES={architectures}" if architectures else "-UCMAKE_CUDA_ARCHITECTURES",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DEDM_FAST_VERSION={self.distribution.get_version()}",
