@@ -19,7 +19,7 @@ build() {
     chip=$(capability)
     [ "$chip" = 90 ] && chip=90a
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-    EDM_FAST_CUDA=ON EDM_FAST_WERROR=ON CUDAARCHS="$chip-real" pip install -q --no-build-isolation --no-deps -e .
+    EDM_FAST_CUDA=ON EDM_FAST_WERROR=ON CUDAARCHS="$chip-real" python3 -m pip install -q --no-build-isolation --no-deps -e .
     python3 -m edm_fast info
 }
 

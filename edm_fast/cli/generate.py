@@ -23,6 +23,7 @@ from edm_fast.cli.output import GRID, ImageFolder
 from edm_fast.errors import CheckpointError
 from edm_fast.files import atomic_write
 from edm_fast.networks import Precond
+from edm_fast.ops.backends import usable_device
 from edm_fast.samplers import edm_table, random_class, sample
 from edm_fast.samplers.edm import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from edm_fast.samplers.solvers import SOLVERS
@@ -57,7 +58,13 @@ _POSITIVE = Number(low=0, low_open=True)
 @click.option("--scaling", type=click.Choice(SCALINGS), default="none", show_default=True, help="s(t).")
 @click.option("--grid", is_flag=True, help="Also write a contact sheet, grid.png.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="The network's precision.",
+)
 def generate(
     network: Path | None,
     outdir: Path,
@@ -79,9 +86,8 @@ def generate(
     of the seeds.
     """
     rank, ranks = _rank()
+    device = _own_device(device)
     if device.type == "cuda":
-        if ranks > 1:
-            device = torch.device("cuda", _environment_number("LOCAL_RANK", 0) % torch.cuda.device_count())
         torch.cuda.set_device(device)  # or every rank would also open the first device
     if dtype == "float16" and device.type != "cuda":
         raise click.BadParameter("float16 networks run on CUDA only", param_hint="--dtype")
@@ -133,6 +139,16 @@ def _rank() -> tuple[int, int]:
     if rank >= ranks:
         raise click.UsageError(f"RANK is {rank} and WORLD_SIZE is {ranks}: a rank is below the number of ranks")
     return rank, ranks
+
+
+def _own_device(device: torch.device) -> torch.device:
+    """The device itself; for CUDA without an index the one that torchrun gives this rank, or the first."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    try:
+        return usable_device("LOCAL_RANK", f"cuda:{_environment_number('LOCAL_RANK', 0)}")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _environment_number(name: str, default: int) -> int:

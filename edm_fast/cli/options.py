@@ -71,7 +71,8 @@ class Device(click.ParamType):
         if value == "auto":
             return torch.device("cuda" if cuda_state()[0] else "cpu")
         try:
-            device = usable_device("device", value)
+            usable_device("device", value)
+            device = torch.device(value)  # without an index if none was asked for
         except (ValueError, RuntimeError) as error:
             self.fail(str(error).removeprefix("device: "), param, ctx)
         if device.type not in ("cpu", "cuda"):

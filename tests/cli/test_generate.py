@@ -20,6 +20,7 @@ import edm_fast
 from edm_fast import images
 from edm_fast.checkpoints import save_network
 from edm_fast.cli import main
+from edm_fast.cli.generate import generate
 from edm_fast.networks import EDMPrecond
 from edm_fast.samplers import random_class
 
@@ -227,6 +228,20 @@ def test_ranks_that_make_no_sense_are_named(tiny, tmp_path, monkeypatch, rank, r
         monkeypatch.setenv("WORLD_SIZE", ranks)
     assert named in run("--network", tiny, "--outdir", tmp_path / "o", expect=2)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "local_rank", "given"),
+    [("cpu", "1", "cpu"), ("cuda", None, "cuda:0"), ("cuda", "2", "cuda:2"), ("cuda:1", "2", "cuda:1")],
+)
+def test_a_rank_takes_its_own_device_unless_one_is_named(monkeypatch, asked, local_rank, given):
+    """The rule alone: torch refuses to make a CUDA device without an index current."""
+    module = sys.modules[generate.callback.__module__]
+    monkeypatch.setattr(module, "usable_device", lambda name, device: torch.device(device))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert module._own_device(torch.device(asked)) == torch.device(given)
 
 
 def test_ranks_share_the_seeds(tiny, tmp_path, monkeypatch):
