@@ -1,5 +1,6 @@
 // Each op's .cpp is compiled once per instruction set, with EDM_FAST_ISA naming the namespace its code goes to; the
-// first call picks the widest one that the processor has. Results do not depend on the choice.
+// first call picks the widest one that the processor has. The noise and the sampler step do
+// not depend on the choice; ops that sum do, in the last bits.
 #pragma once
 
 #include <string>
@@ -11,7 +12,7 @@ enum class Isa { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
 Isa isa();
 
-// Names, widest last: "baseline", "avx2" (AVX2, FMA), "avx512" (AVX-512 F, BW, DQ, VL).
+// Names, widest last: "baseline", "avx2" (AVX2, FMA, F16C), "avx512" (AVX-512 F, BW, DQ, VL).
 std::vector<std::string> available_isas();
 std::string isa_name();
 

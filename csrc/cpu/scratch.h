@@ -1,0 +1,15 @@
+// Working memory that is kept between calls: fresh pages cost more than the arithmetic done on them.
+#pragma once
+
+#include <cstddef>
+
+namespace edm_fast::cpu {
+
+// At least `bytes` bytes, aligned to 64, contents undefined; valid until the calling thread's next call. Memory is
+// freed when the thread ends. Throws std::bad_alloc.
+void* scratch(std::size_t bytes);
+
+// Bytes that the calling thread's scratch memory holds.
+std::size_t scratch_held();
+
+}  // namespace edm_fast::cpu
