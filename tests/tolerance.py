@@ -23,3 +23,40 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest error relative to the largest expected magnitude; NaN in either counts as infinite."""
     error = (actual.cpu().double() - expected.cpu().double()).abs().max() / expected.cpu().double().abs().max()
     return float("inf") if error.isnan() else float(error)
+
+
+# An op may err at most so many times as much as eager PyTorch in the same dtype, both against float64 on the same inputs.
+LARGEST_OVER_EAGER, GRADIENT_OVER_EAGER, L2_OVER_EAGER = 2.0, 3.0, 1.5
+# ... plus a floor of a few units in the last place of the largest value, since eager sometimes happens to be exact.
+FLOOR_ULPS = 4.0
+
+
+def assert_as_exact_as_eager(
+    actual: torch.Tensor, eager: torch.Tensor, exact: torch.Tensor, *, gradient: bool = False, what: str = ""
+) -> None:
+    """The numerics rule: largest and relative L2 error of `actual` against those of `eager`.
+
+    Args:
+        actual: what the op gave.
+        eager: the same by eager PyTorch in the same dtype, channels-last.
+        exact: the same in float64 on the same (upcast) inputs.
+        gradient: gradients get GRADIENT_OVER_EAGER in place of LARGEST_OVER_EAGER, and twice the L2 allowance.
+        what: named in the message.
+    """
+    assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
+    assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
+    if actual.numel() == 0:
+        return
+    ours, theirs, truth = (tensor.detach().cpu().double() for tensor in (actual, eager, exact))
+    assert bool(torch.isfinite(ours).all()), f"{what}: not finite"
+    ulp = torch.finfo(actual.dtype).eps * float(truth.abs().max())
+    largest, largest_eager = float((ours - truth).abs().max()), float((theirs - truth).abs().max())
+    factor = GRADIENT_OVER_EAGER if gradient else LARGEST_OVER_EAGER
+    bound = factor * largest_eager + FLOOR_ULPS * ulp
+    assert largest <= bound, f"{what}: largest error {largest:.3g}, allowed {bound:.3g} (eager {largest_eager:.3g})"
+    norm = float(truth.norm())
+    l2, l2_eager = float((ours - truth).norm()), float((theirs - truth).norm())
+    l2_factor = L2_OVER_EAGER * (2 if gradient else 1)
+    # A relative L2 error of one unit in the last place is what a single rounding of each element gives.
+    l2_bound = l2_factor * l2_eager + torch.finfo(actual.dtype).eps * norm
+    assert l2 <= l2_bound, f"{what}: L2 error {l2:.3g}, allowed {l2_bound:.3g} (eager {l2_eager:.3g})"
