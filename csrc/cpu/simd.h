@@ -29,7 +29,13 @@ typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t VecHalves __attribute__((vector_size(2 * kLanes)));
 
 EDM_FAST_INLINE Vec splat(float value) {
-    return Vec{} + value;
+#if defined(__AVX512F__)
+    return (Vec)_mm512_set1_ps(value);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_set1_ps(value);
+#else
+    return Vec{value, value, value, value};
+#endif
 }
 
 // a · b + c, in one rounding where the instruction set has it.
