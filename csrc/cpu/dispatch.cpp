@@ -2,6 +2,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "edm_fast/attention.h"
 #include "edm_fast/randn.h"
 #include "edm_fast/solver_step.h"
 #include "isa.h"
@@ -105,5 +106,6 @@ void use_isa(const std::string& name) {
 
 EDM_FAST_CPU_OP(randn, RandnArgs)
 EDM_FAST_CPU_OP(solver_step, SolverStepArgs)
+EDM_FAST_CPU_OP(attention, AttentionArgs)
 
 }  // namespace edm_fast::cpu
