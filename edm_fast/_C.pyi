@@ -4,6 +4,8 @@ from typing import Protocol
 
 Shape = tuple[int, int, int]  # samples, channels, pixels
 View = tuple[int, int, int, int, int]  # pointer, dtype code, strides of sample, channel and pixel in elements
+AttentionShape = tuple[int, int, int, int]  # samples, heads, tokens, head channels
+Tokens = tuple[int, int, int, int, int]  # pointer, strides of sample, token, head and channel in elements
 
 version: str
 compiler: str
@@ -27,6 +29,34 @@ class _Cpu(Protocol):
         noise: View,
         net_input: View,
         denoised: View,
+        threads: int,
+        /,
+    ) -> None: ...
+    def attention(
+        self,
+        shape: AttentionShape,
+        dtype: int,
+        q: Tokens,
+        k: Tokens,
+        v: Tokens,
+        out: Tokens,
+        log_sum_exp: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def attention_grad(
+        self,
+        shape: AttentionShape,
+        dtype: int,
+        q: Tokens,
+        k: Tokens,
+        v: Tokens,
+        out: Tokens,
+        log_sum_exp: int,
+        grad_out: Tokens,
+        grad_q: Tokens,
+        grad_k: Tokens,
+        grad_v: Tokens,
         threads: int,
         /,
     ) -> None: ...

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "edm_fast/attention.h"
 #include "edm_fast/conv2d.h"
 #include "edm_fast/linear.h"
 #include "edm_fast/plan.h"
@@ -118,5 +119,6 @@ EDM_FAST_CPU_FUNCTION(int64_t, conv2d_packed_size,
                       (in_channels, out_channels, kernel, algorithm))
 EDM_FAST_CPU_OP(run_plan, RunPlanArgs)
 EDM_FAST_CPU_FUNCTION(int64_t, plan_memory, (const RunPlanArgs& args, int threads), (args, threads))
+EDM_FAST_CPU_OP(attention, AttentionArgs)
 
 }  // namespace edm_fast::cpu

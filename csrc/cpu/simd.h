@@ -63,7 +63,8 @@ EDM_FAST_INLINE Vec load(const BFloat16* from) {
 
 EDM_FAST_INLINE Vec load(const Half* from) {
 #if defined(__AVX512F__)
-    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+    // The unmasked intrinsics warn of an uninitialised operand under GCC 12.
+    return (Vec)_mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256((const __m256i*)from));
 #elif defined(__AVX2__)
     return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
 #else
@@ -88,7 +89,7 @@ EDM_FAST_INLINE void store(BFloat16* to, Vec value) {
 
 EDM_FAST_INLINE void store(Half* to, Vec value) {
 #if defined(__AVX512F__)
-    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xFFFF, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__AVX2__)
     _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
 #else
