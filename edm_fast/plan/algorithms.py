@@ -1,4 +1,4 @@
-"""Which convolution algorithm a layer gets: by its shape per sample, never by the batch, so that results do not depend on it."""
+"""Which convolution algorithm a layer gets: by its shape per sample, so that results do not depend on the batch."""
 
 from __future__ import annotations
 

@@ -14,22 +14,24 @@ from edm_fast.reference import dhariwal_unet, song_unet
 from edm_fast.reference.unet_block import UNetBlock
 
 
-def lower(network: nn.Module, height: int, width: int) -> Graph:
+def lower(network: Any, height: int, width: int) -> Graph:
     """The graph of a SongUNet or DhariwalUNet in evaluation mode, for images of height × width.
 
     Raises ValueError if a level does not divide the image, TypeError for another network.
     """
-    if not isinstance(network, (song_unet.SongUNet, dhariwal_unet.DhariwalUNet, SongUNet, DhariwalUNet)):
+    if not can_lower(network):
         raise TypeError(f"net: a plan needs a SongUNet or a DhariwalUNet, and this is a {type(network).__name__}")
     divisor = 2 ** (network.num_levels - 1)
     if height % divisor or width % divisor or height < 1 or width < 1:
         raise ValueError(f"x: {height}x{width} pixels; {network.num_levels} levels need multiples of {divisor}")
     builder = _Builder(Image("input", network.in_channels, height, width))
-    if hasattr(network, "out_norm"):
-        output = _dhariwal(builder, network)
-    else:
-        output = _song(builder, network)
+    output = _dhariwal(builder, network) if hasattr(network, "out_norm") else _song(builder, network)
     return Graph(builder.input, output, builder.operations, builder.affines)
+
+
+def can_lower(network: Any) -> bool:
+    """Whether `lower` knows the architecture; a subclass with a forward of its own is another one."""
+    return type(network) in (song_unet.SongUNet, dhariwal_unet.DhariwalUNet, SongUNet, DhariwalUNet)
 
 
 def _song(build: _Builder, network: Any) -> Image:
