@@ -4,9 +4,12 @@
 
 #include "edm_fast/attention.h"
 #include "edm_fast/conv2d.h"
+#include "edm_fast/group_norm_silu.h"
 #include "edm_fast/linear.h"
 #include "edm_fast/plan.h"
 #include "edm_fast/randn.h"
+#include "edm_fast/resample.h"
+#include "edm_fast/residual.h"
 #include "edm_fast/solver_step.h"
 #include "isa.h"
 
@@ -120,5 +123,9 @@ EDM_FAST_CPU_FUNCTION(int64_t, conv2d_packed_size,
 EDM_FAST_CPU_OP(run_plan, RunPlanArgs)
 EDM_FAST_CPU_FUNCTION(int64_t, plan_memory, (const RunPlanArgs& args, int threads), (args, threads))
 EDM_FAST_CPU_OP(attention, AttentionArgs)
+EDM_FAST_CPU_OP(group_norm_silu, GroupNormSiluArgs)
+EDM_FAST_CPU_OP(group_norm_silu_grad, GroupNormSiluGradArgs)
+EDM_FAST_CPU_OP(resample, ResampleArgs)
+EDM_FAST_CPU_OP(residual, ResidualArgs)
 
 }  // namespace edm_fast::cpu
