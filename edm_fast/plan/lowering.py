@@ -94,14 +94,16 @@ class _Builder:
         scale: float = 1.0,
         padding: int | None = None,
         packed_qkv: bool = False,
+        biases: Sequence[nn.Parameter | None] | None = None,
     ) -> Image:
+        """A convolution; `biases` in place of its own."""
         kernel = module.weight.shape[-1]
         padding = kernel // 2 if padding is None else padding
         grown = 2 * padding - kernel + 1
         out = Image(name, module.weight.shape[0], sources[0].height + grown, sources[0].width + grown)
-        biases = () if module.bias is None else (module.bias,)
+        added = tuple(bias for bias in ([module.bias] if biases is None else biases) if bias is not None)
         self.operations.append(
-            Conv(module, tuple(sources), out, kernel, padding, biases, residual, residual_up, scale, packed_qkv)
+            Conv(module, tuple(sources), out, kernel, padding, added, residual, residual_up, scale, packed_qkv)
         )
         return out
 
@@ -162,17 +164,26 @@ class _Builder:
             [bias] = self.columns(block.affine, 1)
             h = self.norm(f"{name}.norm1", block.norm1, (h,), pre_bias=bias)
         residual_up = False
+        biases = [block.conv1.bias]
         if not projected:
             residual = untouched if untouched is not None else sources[0]
         elif up:
-            residual = self.conv(f"{name}.skip", block.skip, sources)
+            # A bias before the filter would fade at the border, where the filter sees zeros.
+            residual = self.conv(f"{name}.skip", block.skip, sources, biases=())
+            biases.append(block.skip.bias)
             residual_up = resampling.taps == (0.5, 0.5)
             if not residual_up:
                 residual = self.resample(f"{name}.skip.up", residual, block.skip)
         else:
             residual = self.conv(f"{name}.skip", block.skip, sources if untouched is None else (untouched,))
         x = self.conv(
-            f"{name}.conv1", block.conv1, (h,), residual=residual, residual_up=residual_up, scale=block.skip_scale
+            f"{name}.conv1",
+            block.conv1,
+            (h,),
+            residual=residual,
+            residual_up=residual_up,
+            scale=block.skip_scale,
+            biases=biases,
         )
         if not block.num_heads:
             return x
