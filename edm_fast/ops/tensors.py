@@ -129,15 +129,18 @@ def pixel_stride(tensor: torch.Tensor) -> int | None:
 
 
 def channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    """The images [N, C, H, W] themselves if they are dense and channels-last, else a copy that is."""
-    if pixel_stride(tensor) == tensor.shape[1]:
+    """The images [N, C, H, W] themselves if they are dense and channels-last, else a copy that is.
+
+    A tensor of other dimensions is returned for the op's check to name it.
+    """
+    if tensor.dim() != 4 or pixel_stride(tensor) == tensor.shape[1]:
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def channels_last_or_slice(tensor: torch.Tensor) -> torch.Tensor:
-    """The images [N, C, H, W] themselves if they have a `pixel_stride`, else a dense channels-last copy."""
-    return tensor if pixel_stride(tensor) is not None else tensor.contiguous(memory_format=torch.channels_last)
+    """As `channels_last`, but whatever has a `pixel_stride` is not copied."""
+    return tensor if tensor.dim() == 4 and pixel_stride(tensor) is not None else channels_last(tensor)
 
 
 def check_images(name: str, tensor: torch.Tensor) -> None:
