@@ -4,6 +4,8 @@ from typing import Protocol
 
 Shape = tuple[int, int, int]  # samples, channels, pixels
 View = tuple[int, int, int, int, int]  # pointer, dtype code, strides of sample, channel and pixel in elements
+AttentionShape = tuple[int, int, int, int]  # samples, heads, tokens, head channels
+Tokens = tuple[int, int, int, int, int]  # pointer, strides of sample, token, head and channel in elements
 
 Address = int
 Rows = tuple[Address, int]  # float32 rows: pointer, elements from a sample to the next
@@ -92,6 +94,31 @@ class _Cpu(Protocol):
         out: Address,
         out_stride: int,
         moments: Address,
+    def attention(
+        self,
+        shape: AttentionShape,
+        dtype: int,
+        q: Tokens,
+        k: Tokens,
+        v: Tokens,
+        out: Tokens,
+        log_sum_exp: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def attention_grad(
+        self,
+        shape: AttentionShape,
+        dtype: int,
+        q: Tokens,
+        k: Tokens,
+        v: Tokens,
+        out: Tokens,
+        log_sum_exp: int,
+        grad_out: Tokens,
+        grad_q: Tokens,
+        grad_k: Tokens,
+        grad_v: Tokens,
         threads: int,
         /,
     ) -> None: ...

@@ -25,7 +25,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float("inf") if error.isnan() else float(error)
 
 
-# An op may err at most so many times as much as eager PyTorch in the same dtype, both against float64 on the same inputs.
+# An op may err so many times as much as eager PyTorch in the same dtype, both against float64 on the same inputs.
 LARGEST_OVER_EAGER, GRADIENT_OVER_EAGER, L2_OVER_EAGER = 2.0, 3.0, 1.5
 # ... plus a floor of a few units in the last place of the largest value, since eager sometimes happens to be exact.
 FLOOR_ULPS = 4.0

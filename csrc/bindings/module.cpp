@@ -2,7 +2,9 @@
 #include <pybind11/stl.h>
 
 #include "isa.h"
+#include "network_ops.h"
 #include "ops.h"
+#include "plan.h"
 
 namespace py = pybind11;
 
@@ -19,6 +21,12 @@ PYBIND11_MODULE(_C, m) {
     auto cpu = m.def_submodule("cpu", "CPU kernels; the last argument is the number of threads.");
     edm_fast::bindings::def_randn(cpu, &edm_fast::cpu::randn);
     edm_fast::bindings::def_solver_step(cpu, &edm_fast::cpu::solver_step);
+    edm_fast::bindings::def_plan(cpu);
+    edm_fast::bindings::def_attention(cpu, &edm_fast::cpu::attention);
+    edm_fast::bindings::def_group_norm_silu(cpu, &edm_fast::cpu::group_norm_silu);
+    edm_fast::bindings::def_group_norm_silu_grad(cpu, &edm_fast::cpu::group_norm_silu_grad);
+    edm_fast::bindings::def_resample(cpu, &edm_fast::cpu::resample);
+    edm_fast::bindings::def_residual(cpu, &edm_fast::cpu::residual);
     cpu.def("isa", &edm_fast::cpu::isa_name, "The instruction set in use.");
     cpu.def("available_isas", &edm_fast::cpu::available_isas, "Instruction sets of this machine, widest last.");
     cpu.def("use_isa", &edm_fast::cpu::use_isa, py::arg("name"), "Use the named instruction set; for tests.");

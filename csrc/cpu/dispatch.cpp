@@ -2,7 +2,14 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "edm_fast/attention.h"
+#include "edm_fast/conv2d.h"
+#include "edm_fast/group_norm_silu.h"
+#include "edm_fast/linear.h"
+#include "edm_fast/plan.h"
 #include "edm_fast/randn.h"
+#include "edm_fast/resample.h"
+#include "edm_fast/residual.h"
 #include "edm_fast/solver_step.h"
 #include "isa.h"
 
@@ -72,38 +79,53 @@ void use_isa(const std::string& name) {
     throw std::invalid_argument("name: '" + name + "' is not an instruction set of this machine; it has " + known);
 }
 
+// Declares the variants of a function and defines the public one. PARAMETERS and ARGUMENTS come in parentheses.
 #if defined(EDM_FAST_X86_VARIANTS)
-#define EDM_FAST_CPU_OP(op, Args)                   \
-    namespace baseline {                            \
-    void op(const Args& args, int threads);         \
-    }                                               \
-    namespace avx2 {                                \
-    void op(const Args& args, int threads);         \
-    }                                               \
-    namespace avx512 {                              \
-    void op(const Args& args, int threads);         \
-    }                                               \
-    void op(const Args& args, int threads) {        \
-        switch (isa()) {                            \
-            case Isa::kBaseline:                    \
-                return baseline::op(args, threads); \
-            case Isa::kAvx2:                        \
-                return avx2::op(args, threads);     \
-            case Isa::kAvx512:                      \
-                return avx512::op(args, threads);   \
-        }                                           \
+#define EDM_FAST_CPU_FUNCTION(Result, name, PARAMETERS, ARGUMENTS) \
+    namespace baseline {                                           \
+    Result name PARAMETERS;                                        \
+    }                                                              \
+    namespace avx2 {                                               \
+    Result name PARAMETERS;                                        \
+    }                                                              \
+    namespace avx512 {                                             \
+    Result name PARAMETERS;                                        \
+    }                                                              \
+    Result name PARAMETERS {                                       \
+        switch (isa()) {                                           \
+            case Isa::kAvx2:                                       \
+                return avx2::name ARGUMENTS;                       \
+            case Isa::kAvx512:                                     \
+                return avx512::name ARGUMENTS;                     \
+            default:                                               \
+                return baseline::name ARGUMENTS;                   \
+        }                                                          \
     }
 #else
-#define EDM_FAST_CPU_OP(op, Args)            \
-    namespace baseline {                     \
-    void op(const Args& args, int threads);  \
-    }                                        \
-    void op(const Args& args, int threads) { \
-        baseline::op(args, threads);         \
+#define EDM_FAST_CPU_FUNCTION(Result, name, PARAMETERS, ARGUMENTS) \
+    namespace baseline {                                           \
+    Result name PARAMETERS;                                        \
+    }                                                              \
+    Result name PARAMETERS {                                       \
+        return baseline::name ARGUMENTS;                           \
     }
 #endif
+#define EDM_FAST_CPU_OP(op, Args) EDM_FAST_CPU_FUNCTION(void, op, (const Args& args, int threads), (args, threads))
 
 EDM_FAST_CPU_OP(randn, RandnArgs)
 EDM_FAST_CPU_OP(solver_step, SolverStepArgs)
+EDM_FAST_CPU_OP(conv2d, Conv2dArgs)
+EDM_FAST_CPU_OP(pack_conv2d, PackConv2dArgs)
+EDM_FAST_CPU_OP(linear, LinearArgs)
+EDM_FAST_CPU_FUNCTION(int64_t, conv2d_packed_size,
+                      (int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm),
+                      (in_channels, out_channels, kernel, algorithm))
+EDM_FAST_CPU_OP(run_plan, RunPlanArgs)
+EDM_FAST_CPU_FUNCTION(int64_t, plan_memory, (const RunPlanArgs& args, int threads), (args, threads))
+EDM_FAST_CPU_OP(attention, AttentionArgs)
+EDM_FAST_CPU_OP(group_norm_silu, GroupNormSiluArgs)
+EDM_FAST_CPU_OP(group_norm_silu_grad, GroupNormSiluGradArgs)
+EDM_FAST_CPU_OP(resample, ResampleArgs)
+EDM_FAST_CPU_OP(residual, ResidualArgs)
 
 }  // namespace edm_fast::cpu

@@ -29,7 +29,13 @@ typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t VecHalves __attribute__((vector_size(2 * kLanes)));
 
 EDM_FAST_INLINE Vec splat(float value) {
-    return Vec{} + value;
+#if defined(__AVX512F__)
+    return (Vec)_mm512_set1_ps(value);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_set1_ps(value);
+#else
+    return Vec{value, value, value, value};
+#endif
 }
 
 // a · b + c, in one rounding where the instruction set has it.
@@ -57,7 +63,8 @@ EDM_FAST_INLINE Vec load(const BFloat16* from) {
 
 EDM_FAST_INLINE Vec load(const Half* from) {
 #if defined(__AVX512F__)
-    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+    // The unmasked intrinsics warn of an uninitialised operand under GCC 12.
+    return (Vec)_mm512_maskz_cvtph_ps(0xFFFF, _mm256_loadu_si256((const __m256i*)from));
 #elif defined(__AVX2__)
     return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
 #else
@@ -82,7 +89,7 @@ EDM_FAST_INLINE void store(BFloat16* to, Vec value) {
 
 EDM_FAST_INLINE void store(Half* to, Vec value) {
 #if defined(__AVX512F__)
-    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtps_ph(0xFFFF, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__AVX2__)
     _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
 #else

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,19 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edm_fast.reference.attention import self_attention
 from edm_fast.reference.layers import Conv2d, GroupNorm, Linear
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """out = v · softmax_k(qᵀ k / √d) for q, k, v [B, d, L]; returns [B, d, L] in v's dtype.
-
-    k/√d is formed in k's dtype, the product and the softmax run in float32 (float64 for float64 inputs), and the
-    weights are rounded to v's dtype before they meet v.
-    """
-    accumulate = torch.promote_types(q.dtype, torch.float32)
-    scaled = (k / math.sqrt(k.shape[1])).to(accumulate)
-    weights = torch.bmm(q.to(accumulate).transpose(1, 2), scaled).softmax(dim=2).to(v.dtype)
-    return torch.bmm(v, weights.transpose(1, 2))
 
 
 class UNetBlock(nn.Module):
@@ -108,9 +96,5 @@ class UNetBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         """Self-attention over pixels. Inside a head q, k and v interleave channel by channel."""
-        batch, channels, height, width = x.shape
-        heads = self.num_heads
-        qkv = self.qkv(self.norm2(x)).reshape(batch * heads, channels // heads, 3, height * width)
-        q, k, v = qkv.unbind(dim=2)
-        attended = attention(q, k, v).reshape(batch, channels, height, width)
+        attended = self_attention(self.qkv(self.norm2(x)), self.num_heads)
         return (self.proj(attended) + x) * self.skip_scale

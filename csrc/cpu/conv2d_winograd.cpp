@@ -1,0 +1,203 @@
+// A group of tiles goes through three steps. (1) The team transforms the input: V[e][tile][in_channel], e = 0 … T²-1.
+// (2) Each thread takes items, an item being a panel of output channels of kTileRows tiles, and multiplies
+// M[e] = V[e] · U[e] for a few items at a time, e outermost: V[e] stays in the second-level cache for all of them, and
+// U is read once per group. (3) The same thread transforms its items back, with bias, residual and scale, while M is in
+// cache.
+#include <algorithm>
+
+#include "conv2d_team.h"
+#include "winograd.h"
+
+namespace edm_fast::cpu::EDM_FAST_ISA {
+
+namespace {
+
+constexpr int64_t kTileRows = 4 * kPanelRows;
+constexpr int64_t kItemsAtOnce = 4;
+constexpr int64_t kTransformedBytes = 3 << 20;  // of V, about
+constexpr int64_t kPadding = 16;  // floats between planes, so that they do not fall on the same cache sets
+constexpr int64_t kChannelBlock = 4 * kLanes;
+
+struct Tiling {
+    int64_t height, width;      // of the output
+    int64_t rows, columns;      // of tiles in an image
+    int64_t tiles, group;       // in the batch, and taken at a time
+    int64_t plane, item_plane;  // floats from e to e + 1 in V and in an item of M
+    int64_t product_floats;     // of M, per thread
+
+    Tiling(const Conv2dArgs& args, int outputs) {
+        const int64_t products = (outputs + 2) * (outputs + 2);
+        height = output_height(args);
+        width = output_width(args);
+        rows = (height + outputs - 1) / outputs;
+        columns = (width + outputs - 1) / outputs;
+        tiles = args.samples * rows * columns;
+        const int64_t fitting = kTransformedBytes / (products * args.channels[0] * int64_t(sizeof(float)));
+        group = std::min(tiles, std::max(fitting / kTileRows, int64_t(1)) * kTileRows);
+        plane = group * args.channels[0] + kPadding;
+        item_plane = std::min(group, kTileRows) * kPanelWidth + kPadding;
+        product_floats = round_up(kItemsAtOnce * products * item_plane, kPadding);
+    }
+};
+
+struct Tile {
+    int64_t sample, y, x;  // of the first output pixel
+};
+
+EDM_FAST_INLINE Tile tile_at(const Tiling& tiling, int64_t index, int outputs) {
+    const int64_t in_image = index % (tiling.rows * tiling.columns);
+    return {index / (tiling.rows * tiling.columns), in_image / tiling.columns * outputs,
+            in_image % tiling.columns * outputs};
+}
+
+template <int kOutputs, class T>
+static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, const T* zeros,
+                            float* transformed, const Team& team) {
+    using Form = Winograd<kOutputs>;
+    constexpr int kTile = Form::kTile;
+    const int64_t channels = args.channels[0];
+    const T* image = static_cast<const T*>(args.source[0]);
+    // Few tiles are shared out by channels too.
+    const int64_t block = count >= 4 * team.size ? channels : kChannelBlock;
+    const int64_t blocks = (channels + block - 1) / block;
+    const Range range = team.share(count * blocks);
+    for (int64_t index = range.begin; index < range.end; ++index) {
+        const int64_t p = index / blocks, begin = index % blocks * block, end = std::min(begin + block, channels);
+        const Tile tile = tile_at(tiling, first + p, kOutputs);
+        const T* pixel[kTile * kTile];
+        for (int i = 0; i < kTile; ++i) {
+            const int64_t y = tile.y + i - args.padding;
+            for (int j = 0; j < kTile; ++j) {
+                const int64_t x = tile.x + j - args.padding;
+                const bool inside = y >= 0 && y < args.height && x >= 0 && x < args.width;
+                pixel[i * kTile + j] =
+                    inside ? image + ((tile.sample * args.height + y) * args.width + x) * channels : zeros;
+            }
+        }
+        float* to = transformed + p * channels;
+        for (int64_t c = begin; c < end; c += kLanes) {
+            const int lanes = int(std::min<int64_t>(kLanes, end - c));
+            Vec d[kTile * kTile];
+            if (lanes == kLanes) {
+#pragma GCC unroll 36
+                for (int e = 0; e < kTile * kTile; ++e) d[e] = load(pixel[e] + c);
+            } else {
+                for (int e = 0; e < kTile * kTile; ++e) d[e] = load_some(pixel[e] + c, lanes);
+            }
+#pragma GCC unroll 6
+            for (int j = 0; j < kTile; ++j) Form::input(d + j, kTile);
+#pragma GCC unroll 6
+            for (int i = 0; i < kTile; ++i) Form::input(d + i * kTile, 1);
+            if (lanes == kLanes) {
+#pragma GCC unroll 36
+                for (int e = 0; e < kTile * kTile; ++e) store(to + e * tiling.plane + c, d[e]);
+            } else {
+                for (int e = 0; e < kTile * kTile; ++e) store_some(to + e * tiling.plane + c, d[e], lanes);
+            }
+        }
+    }
+}
+
+template <int kOutputs, class T>
+static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, int64_t panel,
+                             int vectors, const float* products) {
+    using Form = Winograd<kOutputs>;
+    constexpr int kTile = Form::kTile;
+    for (int64_t r = 0; r < count; ++r) {
+        const Tile tile = tile_at(tiling, first + r, kOutputs);
+        const int height = int(std::min<int64_t>(kOutputs, tiling.height - tile.y));
+        const int width = int(std::min<int64_t>(kOutputs, tiling.width - tile.x));
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t c = panel * kPanelWidth + v * kLanes;
+            const int lanes = int(std::min<int64_t>(kLanes, args.out_channels - c));
+            const float* from = products + (r * vectors + v) * kLanes;
+            Vec m[kTile * kTile];
+#pragma GCC unroll 36
+            for (int e = 0; e < kTile * kTile; ++e) m[e] = load(from + e * tiling.item_plane);
+#pragma GCC unroll 6
+            for (int j = 0; j < kTile; ++j) Form::output(m + j, kTile);
+#pragma GCC unroll 4
+            for (int i = 0; i < kOutputs; ++i) Form::output(m + i * kTile, 1);
+            const Vec constant = constant_term(args, tile.sample, c, lanes);
+            for (int i = 0; i < height; ++i) {
+                for (int j = 0; j < width; ++j) {
+                    write_pixel<T>(args, tile.sample, tile.y + i, tile.x + j, tiling.height, tiling.width, c, lanes,
+                                   m[i * kTile + j], constant);
+                }
+            }
+        }
+    }
+}
+
+template <int kOutputs, class T>
+static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
+    constexpr int kTile = Winograd<kOutputs>::kTile, kProducts = kTile * kTile;
+    const Tiling tiling(args, kOutputs);
+    const int64_t channels = args.channels[0], padded = padded_channels(args.out_channels);
+    float* transformed = memory;
+    const int64_t zero_floats = round_up(channels, kPadding);
+    float* own =
+        memory + round_up(kProducts * tiling.plane, kPadding) + team.rank * (tiling.product_floats + zero_floats);
+    T* zeros = reinterpret_cast<T*>(own + tiling.product_floats);
+    std::fill_n(own + tiling.product_floats, zero_floats, 0.0f);
+
+    for (int64_t first = 0; first < tiling.tiles; first += tiling.group) {
+        const int64_t count = std::min(tiling.group, tiling.tiles - first);
+        if (first > 0) team.barrier();  // the others still read V
+        transform_input<kOutputs>(args, tiling, first, count, zeros, transformed, team);
+        team.barrier();
+
+        const int64_t chunks = (count + kTileRows - 1) / kTileRows;
+        const Range range = team.share(panel_count(args.out_channels) * chunks);
+        for (int64_t item = range.begin; item < range.end; item += kItemsAtOnce) {
+            const int64_t end = std::min(item + kItemsAtOnce, range.end);
+            for (int e = 0; e < kProducts; ++e) {
+                for (int64_t i = item; i < end; ++i) {
+                    const int64_t panel = i / chunks, row = i % chunks * kTileRows;
+                    const int vectors = panel_vectors(args.out_channels, panel);
+                    const float* rows = transformed + e * tiling.plane + row * channels;
+                    const float* weight = args.weight + (e * padded + panel * kPanelWidth) * channels;
+                    float* products = own + ((i - item) * kProducts + e) * tiling.item_plane;
+                    multiply_panel([&](int64_t r) { return rows + r * channels; }, std::min(kTileRows, count - row),
+                                   channels, vectors, weight, products, vectors * kLanes, false);
+                }
+            }
+            for (int64_t i = item; i < end; ++i) {
+                const int64_t panel = i / chunks, row = i % chunks * kTileRows;
+                transform_output<kOutputs, T>(args, tiling, first + row, std::min(kTileRows, count - row), panel,
+                                              panel_vectors(args.out_channels, panel),
+                                              own + (i - item) * kProducts * tiling.item_plane);
+            }
+        }
+    }
+}
+
+template <int kOutputs>
+static void convolve_as(const Conv2dArgs& args, float* memory, const Team& team) {
+    switch (args.dtype) {
+        case kFloat16:
+            return convolve<kOutputs, Half>(args, memory, team);
+        case kBFloat16:
+            return convolve<kOutputs, BFloat16>(args, memory, team);
+        default:
+            return convolve<kOutputs, float>(args, memory, team);
+    }
+}
+
+}  // namespace
+
+std::size_t winograd_scratch(const Conv2dArgs& args, int threads) {
+    const int outputs = args.algorithm == kWinograd2 ? 2 : 4;
+    const int64_t products = (outputs + 2) * (outputs + 2);
+    const Tiling tiling(args, outputs);
+    const int64_t own = tiling.product_floats + round_up(args.channels[0], kPadding);
+    return sizeof(float) * std::size_t(round_up(products * tiling.plane, kPadding) + threads * own);
+}
+
+void winograd_conv2d(const Conv2dArgs& args, void* scratch, const Team& team) {
+    float* memory = static_cast<float*>(scratch);
+    if (args.algorithm == kWinograd2) return convolve_as<2>(args, memory, team);
+    convolve_as<4>(args, memory, team);
+}
+
+}  // namespace edm_fast::cpu::EDM_FAST_ISA

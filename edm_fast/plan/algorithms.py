@@ -1,0 +1,25 @@
+"""Which convolution algorithm a layer gets: by its shape per sample, never by the batch, so that results do not depend on it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from edm_fast.plan.ir import Algorithm, Conv
+
+CODES = {"direct": 0, "winograd2": 2, "winograd4": 4}
+CHOICES = ("auto", *get_args(Algorithm))
+
+# Below this many input channels the transforms of Winograd's forms cost more than they save.
+_FEW_CHANNELS = 16
+
+
+def choose(conv: Conv, wanted: str) -> Algorithm:
+    """The algorithm for a layer: `wanted`, where it can be had, or the fastest for the layer's shape."""
+    if conv.kernel != 3 or len(conv.sources) > 1 or conv.sources[0].channels < _FEW_CHANNELS:
+        return "direct"
+    if wanted != "auto":
+        return wanted  # type: ignore[return-value]
+    smallest = min(conv.out.height, conv.out.width)
+    if smallest >= 12:
+        return "winograd4"
+    return "winograd2" if smallest >= 4 else "direct"

@@ -1,0 +1,63 @@
+"""The modulation rows of a network: what every block's `affine` makes of the noise level and the labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edm_fast.plan.weights import PackedLinear
+
+
+class Modulation:
+    """Rows [columns] for pairs of (noise label, class and augment labels), float32, all blocks side by side.
+
+    A row is a function of its own pair alone, to the bit: every product is ours, and the embedding of a noise label is
+    computed by itself, since the vector and the scalar cosine of a library may differ in the last bit.
+    """
+
+    def __init__(self, network: Any, affines: Sequence[nn.Module]) -> None:
+        self._network = network
+        self._song = not hasattr(network, "out_norm")
+        self._layer0 = PackedLinear(network.map_layer0)
+        self._layer1 = PackedLinear(network.map_layer1)
+        self._label = None if network.map_label is None else PackedLinear(network.map_label)
+        self._augment = None if network.map_augment is None else PackedLinear(network.map_augment)
+        self._affine = PackedLinear(*affines)
+        self.columns = self._affine.out_features
+
+    def __call__(
+        self,
+        noise_labels: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        augment_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Rows [R, columns] for noise_labels [R], class_labels [R, label_dim] and augment_labels [R, augment_dim]."""
+        return self._affine(self._embedding(noise_labels, class_labels, augment_labels))
+
+    def _embedding(
+        self, noise_labels: torch.Tensor, class_labels: torch.Tensor | None, augment_labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        network = self._network
+        emb = torch.cat([self._noise_row(label) for label in noise_labels.detach().float().cpu().flatten()])
+        augment = None
+        if self._augment is not None and augment_labels is not None:
+            augment = self._augment(augment_labels.detach().cpu())
+        labels = None
+        if self._label is not None and class_labels is not None:
+            scaled = class_labels.detach().float().cpu()
+            labels = self._label(scaled * math.sqrt(network.label_dim) if self._song else scaled)
+        if self._song:
+            emb = emb if labels is None else emb + labels
+            emb = emb if augment is None else emb + augment
+            return self._layer1(self._layer0(emb, silu=True), silu=True)
+        emb = emb if augment is None else emb + augment
+        return self._layer1(self._layer0(emb, silu=True), silu=True, addend=labels)
+
+    def _noise_row(self, label: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            row = self._network.map_noise(label[None])
+        return torch.cat(row.chunk(2, dim=1)[::-1], dim=1) if self._song else row
