@@ -21,6 +21,7 @@ PYBIND11_MODULE(_C, m) {
     edm_fast::bindings::def_randn(cpu, &edm_fast::cpu::randn);
     edm_fast::bindings::def_solver_step(cpu, &edm_fast::cpu::solver_step);
     edm_fast::bindings::def_attention(cpu, &edm_fast::cpu::attention);
+    edm_fast::bindings::def_attention_grad(cpu, &edm_fast::cpu::attention_grad);
     cpu.def("isa", &edm_fast::cpu::isa_name, "The instruction set in use.");
     cpu.def("available_isas", &edm_fast::cpu::available_isas, "Instruction sets of this machine, widest last.");
     cpu.def("use_isa", &edm_fast::cpu::use_isa, py::arg("name"), "Use the named instruction set; for tests.");

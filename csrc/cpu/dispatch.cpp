@@ -107,5 +107,6 @@ void use_isa(const std::string& name) {
 EDM_FAST_CPU_OP(randn, RandnArgs)
 EDM_FAST_CPU_OP(solver_step, SolverStepArgs)
 EDM_FAST_CPU_OP(attention, AttentionArgs)
+EDM_FAST_CPU_OP(attention_grad, AttentionGradArgs)
 
 }  // namespace edm_fast::cpu
