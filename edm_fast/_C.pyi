@@ -94,6 +94,9 @@ class _Cpu(Protocol):
         out: Address,
         out_stride: int,
         moments: Address,
+        threads: int,
+        /,
+    ) -> None: ...
     def attention(
         self,
         shape: AttentionShape,
