@@ -16,8 +16,8 @@ from edm_fast.reference.group_norm_silu import group_norm_silu as reference
 from edm_fast.reference.residual import residual as reference_residual
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# N, C, groups, H, W
-SMALL = [(1, 1, 1, 1, 1), (3, 3, 1, 3, 5), (2, 17, 17, 4, 4), (1, 24, 6, 17, 3)]
+# N, C, groups, H, W; groups have several elements and, for the embedding's gradient not to vanish, several channels.
+SMALL = [(1, 24, 3, 1, 1), (3, 3, 1, 3, 5), (2, 34, 17, 4, 4), (1, 24, 6, 17, 3)]
 LARGE = [(2, 40, 10, 20, 12), (1, 64, 16, 8, 8), (1, 256, 32, 20, 12), (257, 8, 2, 3, 2), (2, 17, 1, 8, 8)]
 # How much of what surrounds the norm is there; the names of tensors select those that a case gets.
 OPTIONS = {
@@ -177,6 +177,13 @@ def test_means_far_from_zero_do_not_spoil_the_variance(backend, device):
         exact = case.expected({key: tensor.double() for key, tensor in tensors.items()})
         [out] = case.run(backend, device, {key: tensor.to(device) for key, tensor in tensors.items()})
         assert_as_exact_as_eager(out, *case.expected(tensors), *exact, what=name)
+
+
+def test_groups_of_one_element_give_the_bias(backend, device):
+    """Their variance is 0 and 1/√eps is large, which must not bring out differences of rounding."""
+    x, bias = (draw((2, 5, 1, 1), torch.float32, 0) * 100).to(device), torch.arange(5.0, device=device)
+    out = group_norm_silu(x, torch.ones(5, device=device), bias, 5, silu=False, backend=backend)
+    assert_same_bits(out, bias.reshape(1, 5, 1, 1).expand(2, 5, 1, 1))
 
 
 def test_moments_are_used(backend, device):

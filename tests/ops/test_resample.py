@@ -30,7 +30,7 @@ def guards(monkeypatch):
 
 def images(shape, dtype=torch.float32, seed=0):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.to(dtype).contiguous(memory_format=torch.channels_last)
+    return (values + 2).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def shapes(backend):
