@@ -1,8 +1,8 @@
 // edm_fast._C: the kernels as functions of pointers and numbers. No logic, no torch.
 #include <pybind11/stl.h>
 
+#include "cuda_ops.h"
 #include "isa.h"
-#include "ops.h"
 
 namespace py = pybind11;
 
