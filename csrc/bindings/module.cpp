@@ -1,6 +1,7 @@
 // edm_fast._C: the kernels as functions of pointers and numbers. No logic, no torch.
 #include <pybind11/stl.h>
 
+#include "cuda_ops.h"
 #include "isa.h"
 #include "network_ops.h"
 #include "ops.h"
