@@ -7,6 +7,17 @@ View = tuple[int, int, int, int, int]  # pointer, dtype code, strides of sample,
 AttentionShape = tuple[int, int, int, int]  # samples, heads, tokens, head channels
 Tokens = tuple[int, int, int, int, int]  # pointer, strides of sample, token, head and channel in elements
 
+Address = int
+Rows = tuple[Address, int]  # float32 rows: pointer, elements from a sample to the next
+Source = tuple[Address, int, int]  # pointer, channels, elements from a pixel to the next
+Filter = tuple[int, int, list[float]]  # direction, padding, taps
+Sum = tuple[Address, float, Address]  # addend, sum_scale, sum
+Norm = tuple[Address, Address, int, float, bool]  # weight, bias, groups, eps, silu
+Pair = tuple[Address, Address]
+Quad = tuple[Address, Address, Address, Address]  # out, plain, mean, rstd
+ImageGradients = tuple[Address, Address, Address]  # of out, plain, sum
+InputGradients = tuple[Address, Address, Address, Address, Address, Address, Address]
+
 version: str
 compiler: str
 openmp: bool
@@ -29,6 +40,60 @@ class _Cpu(Protocol):
         noise: View,
         net_input: View,
         denoised: View,
+        threads: int,
+        /,
+    ) -> None: ...
+    # The shape of the ops below is samples, height, width; that of residual samples, pixels, channels.
+    def group_norm_silu(
+        self,
+        shape: Shape,
+        dtype: int,
+        first: Source,
+        second: Source,
+        sum: Sum,
+        moments: Pair,
+        norm: Norm,
+        pre_bias: Rows,
+        scale: Rows,
+        shift: Rows,
+        filter: Filter,
+        outputs: Quad,
+        threads: int,
+        /,
+    ) -> None: ...
+    def group_norm_silu_grad(
+        self,
+        shape: Shape,
+        dtype: int,
+        first: Source,
+        second: Source,
+        sum: Sum,
+        moments: Pair,
+        norm: Norm,
+        pre_bias: Rows,
+        scale: Rows,
+        shift: Rows,
+        filter: Filter,
+        outputs: Quad,
+        grads_in: ImageGradients,
+        grads_out: InputGradients,
+        threads: int,
+        /,
+    ) -> None: ...
+    def resample(
+        self, shape: Shape, channels: int, dtype: int, filter: Filter, x: Address, out: Address, threads: int, /
+    ) -> None: ...
+    def residual(
+        self,
+        shape: Shape,
+        dtype: int,
+        a: Address,
+        b: Address,
+        bias: Address,
+        scale: float,
+        out: Address,
+        out_stride: int,
+        moments: Address,
         threads: int,
         /,
     ) -> None: ...
@@ -85,6 +150,72 @@ class _Cuda(Protocol):
         noise: View,
         net_input: View,
         denoised: View,
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    # The shape of the ops below is samples, height, width; that of residual samples, pixels, channels.
+    def group_norm_silu(
+        self,
+        shape: Shape,
+        dtype: int,
+        first: Source,
+        second: Source,
+        sum: Sum,
+        moments: Pair,
+        norm: Norm,
+        pre_bias: Rows,
+        scale: Rows,
+        shift: Rows,
+        filter: Filter,
+        outputs: Quad,
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    def group_norm_silu_grad(
+        self,
+        shape: Shape,
+        dtype: int,
+        first: Source,
+        second: Source,
+        sum: Sum,
+        moments: Pair,
+        norm: Norm,
+        pre_bias: Rows,
+        scale: Rows,
+        shift: Rows,
+        filter: Filter,
+        outputs: Quad,
+        grads_in: ImageGradients,
+        grads_out: InputGradients,
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    def resample(
+        self,
+        shape: Shape,
+        channels: int,
+        dtype: int,
+        filter: Filter,
+        x: Address,
+        out: Address,
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    def residual(
+        self,
+        shape: Shape,
+        dtype: int,
+        a: Address,
+        b: Address,
+        bias: Address,
+        scale: float,
+        out: Address,
+        out_stride: int,
+        moments: Address,
         device: int,
         stream: int,
         /,

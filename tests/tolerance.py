@@ -9,6 +9,9 @@ SAMPLER_FLOAT64 = 1e-10
 # The same with a float32 network or a float32 state: some tens of roundings of 6e-8.
 SAMPLER_FLOAT32 = 1e-5
 
+# A channel's variance in float32: sums are taken around one of its pixels, which may lie some deviations from the mean.
+VARIANCE = 1e-5
+
 
 def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal element by element, NaN equal to NaN, and of the same shape and dtype."""

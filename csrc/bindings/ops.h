@@ -70,15 +70,4 @@ void def_solver_step(py::module_& module, void (*op)(const SolverStepArgs&, Wher
     });
 }
 
-// The CUDA entry points take their stream as an opaque pointer; Python has it as an integer.
-template <class Args, void (*op)(const Args&, int, void*)>
-void on_stream(const Args& args, int device, uintptr_t stream) {
-    op(args, device, pointer<void>(stream));
-}
-
-inline void def_cuda_ops(py::module_& module) {
-    def_randn(module, &on_stream<RandnArgs, cuda::randn>);
-    def_solver_step(module, &on_stream<SolverStepArgs, cuda::solver_step>);
-}
-
 }  // namespace edm_fast::bindings

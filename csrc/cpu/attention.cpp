@@ -9,17 +9,12 @@
 #include "attention_pack.h"
 #include "attention_softmax.h"
 #include "attention_team.h"
-#include "attention_types.h"
+#include "attention_work.h"
 #include "scratch.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
 namespace {
-
-// Rows of queries that go past a panel while it is in the first-level cache.
-constexpr int64_t kBlockRows = 8 * kTileRows;
-// Packed keys and values of this many bytes at a time, or of one head.
-constexpr int64_t kGroupBytes = 8 << 20;
 
 // Sizes in floats.
 struct Sizes {
@@ -32,8 +27,7 @@ struct Sizes {
           values(round_up(panels_size(args.tokens, args.head_channels), kLine)),
           row_stride(odd_lines(args.head_channels)),
           scores_stride(odd_lines(args.tokens)),
-          group(std::clamp<int64_t>(kGroupBytes / 4 / std::max<int64_t>(keys + values, 1), 1,
-                                    std::max<int64_t>(args.samples * args.heads, 1))) {}
+          group(heads_in_group(args, keys + values)) {}
 
     int64_t shared() const { return group * (keys + values); }
     int64_t per_thread() const { return kBlockRows * (row_stride + scores_stride); }
@@ -52,28 +46,18 @@ class Worker {
           scores_(rows_ + kBlockRows * sizes.row_stride) {}
 
     void pack(int64_t first_head, int64_t heads) const {
-        const int64_t blocks = (args_.tokens + kPanel - 1) / kPanel;
-        const Range range = team_.share(heads * blocks);
-        for (int64_t task = range.begin; task < range.end; ++task) {
-            const int64_t slot = task / blocks, first = task % blocks * kPanel;
-            const int64_t count = std::min(args_.tokens - first, kPanel);
+        for_panels(team_, heads, args_.tokens, [&](int64_t slot, int64_t first, int64_t count) {
             pack_transposed(Head<const T>(args_.k, args_.heads, first_head + slot), args_.tokens, args_.head_channels,
                             first, count, rows_, sizes_.row_stride, keys(slot));
             pack_panels(Head<const T>(args_.v, args_.heads, first_head + slot), args_.tokens, args_.head_channels,
                         first, count, values(slot));
-        }
+        });
     }
 
     void attend(int64_t first_head, int64_t heads) const {
-        const int64_t tiles = (args_.tokens + kTileRows - 1) / kTileRows;
-        const Range range = team_.share(heads * tiles);
-        for (int64_t tile = range.begin; tile < range.end;) {
-            const int64_t slot = tile / tiles, in_head = tile % tiles;
-            const int64_t taken = std::min({range.end - tile, tiles - in_head, kBlockRows / kTileRows});
-            const int64_t first = in_head * kTileRows;
-            attend_rows(first_head + slot, slot, first, std::min(taken * kTileRows, args_.tokens - first));
-            tile += taken;
-        }
+        for_row_blocks(team_, heads, args_.tokens, [&](int64_t slot, int64_t first, int64_t count) {
+            attend_rows(first_head + slot, slot, first, count);
+        });
     }
 
   private:
@@ -84,7 +68,8 @@ class Worker {
         const int64_t tokens = args_.tokens, channels = args_.head_channels;
         pack_rows(Head<const T>(args_.q, args_.heads, head), channels, first, count, 1 / std::sqrt(float(channels)),
                   rows_, sizes_.row_stride);
-        multiply(count, tokens, channels, {rows_, sizes_.row_stride, false}, keys(slot), scores_, sizes_.scores_stride);
+        multiply(count, tokens, channels, {rows_, sizes_.row_stride, false}, {keys(slot), channels}, scores_,
+                 sizes_.scores_stride);
         float sum[kBlockRows];
         for (int64_t i = 0; i < count; ++i) {
             const Softmax row = softmax(scores_ + i * sizes_.scores_stride, tokens);
@@ -93,7 +78,7 @@ class Worker {
                 args_.log_sum_exp[head * tokens + first + i] = row.largest + std::log(row.sum);
             }
         }
-        multiply(count, channels, tokens, {scores_, sizes_.scores_stride, false}, values(slot), rows_,
+        multiply(count, channels, tokens, {scores_, sizes_.scores_stride, false}, {values(slot), tokens}, rows_,
                  sizes_.row_stride);
         const Head<T> out(args_.out, args_.heads, head);
         for (int64_t i = 0; i < count; ++i) {

@@ -87,16 +87,22 @@ static TileFunction tile_function(int rows, int vectors, bool transposed, std::i
     return kFunctions[transposed][(rows - 1) * kTileVectors + vectors - 1];
 }
 
+// Rows [first, …) of a matrix of `depth` rows that lies in panels.
+struct RightMatrix {
+    const float* data;
+    int64_t depth, first = 0;
+};
+
 // C [rows, width] = A [rows, depth] B [depth, width], or is added to. C's rows are written up to round_up(width,
 // kLanes).
-static inline void multiply(int64_t rows, int64_t width, int64_t depth, const LeftMatrix& a, const float* b, float* c,
-                            int64_t c_stride, bool accumulate = false) {
+static inline void multiply(int64_t rows, int64_t width, int64_t depth, const LeftMatrix& a, const RightMatrix& b,
+                            float* c, int64_t c_stride, bool accumulate = false) {
     constexpr auto kTiles = std::make_integer_sequence<int, kTileRows * kTileVectors>{};
     const int64_t panels = (width + kPanel - 1) / kPanel;
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t columns = panel_columns(width, panel);
         for (int64_t k = 0; k < depth; k += kDepth) {
-            const float* right = b + panel_offset(depth, width, panel, k);
+            const float* right = b.data + panel_offset(b.depth, width, panel, b.first + k);
             for (int64_t row = 0; row < rows; row += kTileRows) {
                 const int tile_rows = int(std::min<int64_t>(rows - row, kTileRows));
                 const float* left = a.data + (a.transposed ? row + k * a.stride : row * a.stride + k);

@@ -127,5 +127,6 @@ EDM_FAST_CPU_OP(group_norm_silu, GroupNormSiluArgs)
 EDM_FAST_CPU_OP(group_norm_silu_grad, GroupNormSiluGradArgs)
 EDM_FAST_CPU_OP(resample, ResampleArgs)
 EDM_FAST_CPU_OP(residual, ResidualArgs)
+EDM_FAST_CPU_OP(attention_grad, AttentionGradArgs)
 
 }  // namespace edm_fast::cpu

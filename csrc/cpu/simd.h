@@ -115,29 +115,44 @@ EDM_FAST_INLINE void store_some(T* to, Vec value, int count) {
 }
 
 EDM_FAST_INLINE Vec select(VecInt condition, Vec yes, Vec no) {
-    return (Vec)((condition & (VecInt)yes) | (~condition & (VecInt)no));
+    return condition ? yes : no;
 }
 
-// e^x within 2 ulp; 0 below -103, infinity above 88.73; NaN stays NaN.
-EDM_FAST_INLINE Vec exp(Vec x) {
+// e^x / 2^n with n = x / ln 2 rounded, for |n| < 2^22; the low bits of *shifted_bits are n.
+EDM_FAST_INLINE Vec exp_fraction(Vec x, VecInt* shifted_bits) {
     const Vec high = splat(0x1.62e300p-1f),
               low = splat(0x1.2fefa2p-17f);  // ln 2 = high + low, high with trailing zeros
-    const Vec clipped = select(x > 89.0f, splat(89.0f), select(x < -104.0f, splat(-104.0f), x));
     const Vec magic = splat(0x1.8p23f);
-    const Vec shifted = fma(clipped, splat(0x1.715476p0f), magic);
+    const Vec shifted = fma(x, splat(0x1.715476p0f), magic);
     const Vec n = shifted - magic;
-    const Vec r = fma(n, -low, fma(n, -high, clipped));
+    const Vec r = fma(n, -low, fma(n, -high, x));
     Vec p = splat(0x1.6850e4p-10f);
     p = fma(p, r, splat(0x1.123bccp-7f));
     p = fma(p, r, splat(0x1.555b98p-5f));
     p = fma(p, r, splat(0x1.55548ep-3f));
     p = fma(p, r, splat(0x1.fffff8p-2f));
     p = fma(p, r, splat(1.0f));
-    p = fma(p, r, splat(1.0f));
+    *shifted_bits = (VecInt)shifted;
+    return fma(p, r, splat(1.0f));
+}
+
+// e^x within 2 ulp; 0 below -103, infinity above 88.73; NaN stays NaN.
+EDM_FAST_INLINE Vec exp(Vec x) {
+    const Vec clipped = select(x > 89.0f, splat(89.0f), select(x < -104.0f, splat(-104.0f), x));
+    VecInt shifted;
+    const Vec p = exp_fraction(clipped, &shifted);
     // 2^n in two factors, so that results below 2^-126 and the overflow to infinity come out right.
-    const VecInt whole = (VecInt)shifted - 0x4B400000;
+    const VecInt whole = shifted - 0x4B400000;
     const VecInt half = whole >> 1;
     return p * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
+}
+
+// e^x for x < 88, in fewer steps: 0 below -87.7, where the result would pass 2^-126.
+EDM_FAST_INLINE Vec exp_of_difference(Vec x) {
+    VecInt shifted;
+    // At the bound n is -127, whose power of two comes out as 0.
+    const Vec p = exp_fraction(select(x < -88.0f, splat(-88.0f), x), &shifted);
+    return p * (Vec)((shifted << 23) + 0x3F800000);
 }
 
 // x / (1 + e^-x); -0 below -88.73, NaN for -infinity and NaN, as PyTorch has it.

@@ -1,5 +1,5 @@
 // edm_fast_simt: the ops' CUDA sources on the host emulator, under the names that edm_fast._C.cuda has.
-#include "../bindings/ops.h"
+#include "../bindings/cuda_ops.h"
 #include "simt.h"
 
 namespace py = pybind11;

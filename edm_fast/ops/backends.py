@@ -7,6 +7,7 @@ A backend is a name: `"cpu"` and `"cuda"` are the kernels of the extension modul
 from __future__ import annotations
 
 import importlib
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -104,3 +105,27 @@ def usable_device(name: str, device: torch.device | str) -> torch.device:
     if index >= torch.cuda.device_count():
         raise ValueError(f"{name}: got {str(found)!r}; this machine has {torch.cuda.device_count()} CUDA devices")
     return torch.device("cuda", index)
+
+
+_warned: set[tuple[str, torch.dtype]] = set()
+
+
+def choose_for(op: str, backend: str | None, tensor: torch.Tensor) -> str:
+    """`choose` for an op whose kernels do not take float64: without a named backend that runs on the reference.
+
+    It says so in a warning, once for each op.
+    """
+    if backend is None and tensor.dtype == torch.float64 and tensor.device.type in ("cpu", "cuda"):
+        _warn_of_reference(op, tensor.dtype)
+        return "reference"
+    return choose(backend, tensor.device)
+
+
+@torch.compiler.assume_constant_result
+def _warn_of_reference(op: str, dtype: torch.dtype) -> None:
+    if (op, dtype) not in _warned:
+        _warned.add((op, dtype))
+        warnings.warn(
+            f"{op} has no kernel for {dtype}; it runs on the slower reference (pass backend='reference' to mean it)",
+            stacklevel=4,
+        )

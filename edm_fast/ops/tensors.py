@@ -105,3 +105,81 @@ def check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
 def check_shape(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> None:
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name}: shape is {tuple(tensor.shape)}; it must be {tuple(shape)}")
+
+
+def pixel_stride(tensor: torch.Tensor) -> int | None:
+    """Elements from a pixel of [N, C, H, W] to the next, if channels are adjacent and rows and samples follow densely.
+
+    Channels-last tensors have it, C, and so have slices of their channels. None for any other layout.
+    """
+    samples, channels, height, width = tensor.shape
+    sample, channel, row, column = tensor.stride()
+    if width > 1:
+        pixel = column
+    elif height > 1:
+        pixel = row
+    else:
+        pixel = sample if samples > 1 else channels
+    follows = (
+        (samples <= 1 or sample == height * width * pixel)
+        and (channels <= 1 or channel == 1)
+        and (height <= 1 or row == width * pixel)
+    )
+    return pixel if follows and pixel >= channels else None
+
+
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    """The images [N, C, H, W] themselves if they are dense and channels-last, else a copy that is.
+
+    A tensor of other dimensions is returned for the op's check to name it.
+    """
+    if tensor.dim() != 4 or pixel_stride(tensor) == tensor.shape[1]:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def channels_last_or_slice(tensor: torch.Tensor) -> torch.Tensor:
+    """As `channels_last`, but whatever has a `pixel_stride` is not copied."""
+    return tensor if tensor.dim() == 4 and pixel_stride(tensor) is not None else channels_last(tensor)
+
+
+def check_images(name: str, tensor: torch.Tensor) -> None:
+    """ValueError or TypeError unless the tensor is [N, C, H, W] with pixels and channels, of a floating-point dtype."""
+    if tensor.dim() != 4 or 0 in tensor.shape[1:]:
+        raise ValueError(f"{name}: shape is {tuple(tensor.shape)}; it must be [N, C, H, W] with C, H and W at least 1")
+    check_float(name, tensor.dtype)
+
+
+def check_kernel_dtype(name: str, dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(f"{name}: dtype is {dtype}; the kernels take float32, float16 and bfloat16")
+
+
+def check_same_dtype(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name}: dtype is {tensor.dtype}; it must be {dtype}")
+
+
+def check_dense(name: str, tensor: torch.Tensor) -> None:
+    if pixel_stride(tensor) != tensor.shape[1]:
+        raise ValueError(
+            f"{name}: strides {tuple(tensor.stride())} of shape {tuple(tensor.shape)} are not dense channels-last"
+        )
+
+
+def check_slice(name: str, tensor: torch.Tensor) -> None:
+    if pixel_stride(tensor) is None:
+        raise ValueError(
+            f"{name}: strides {tuple(tensor.stride())} of shape {tuple(tensor.shape)} are neither channels-last nor a "
+            "slice of the channels of such a tensor"
+        )
+
+
+def float_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows of numbers in float32 whose elements are adjacent; the rows may be apart."""
+    rows = tensor.to(torch.float32)
+    return rows if rows.shape[-1] <= 1 or rows.stride(-1) == 1 else rows.contiguous()
+
+
+def address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -29,7 +29,7 @@ struct AttentionArgs {
 
 // Gradients of sum(out · grad_out). P is recomputed from log_sum_exp.
 struct AttentionGradArgs {
-    AttentionArgs forward;             // out and log_sum_exp are read
+    AttentionArgs forward;             // log_sum_exp is read, out is not
     TokenView grad_out;                // read
     TokenView grad_q, grad_k, grad_v;  // written
 };

@@ -1,0 +1,85 @@
+// The gathering side of 2x resampling (resample.h), for a pack of channels: which input pixels an output pixel is made
+// of, and with which weights.
+#pragma once
+
+#include <cstdint>
+
+#include "edm_fast/resample.h"
+#include "simt.h"
+#include "tile.cuh"
+
+namespace edm_fast::cuda {
+
+struct Fir {
+    bool up;
+    int taps, padding;
+    int height, width;  // of the images that are read
+    int out_height, out_width;
+    float tap[kMaxTaps];  // with the factor of 2 of `up`
+};
+
+inline int64_t resampled_extent(const Resampling& resampling, int64_t extent) {
+    const int64_t k = resampling.taps, p = resampling.padding;
+    if (resampling.direction > 0) return 2 * extent - 2 + k - 2 * p;
+    return resampling.direction < 0 ? (extent + 2 * p - k) / 2 + 1 : extent;
+}
+
+// From images of height · width to the resampled ones.
+inline Fir make_fir(const Resampling& resampling, int64_t height, int64_t width) {
+    Fir fir{};
+    fir.up = resampling.direction > 0;
+    fir.taps = resampling.taps;
+    fir.padding = resampling.padding;
+    fir.height = int(height);
+    fir.width = int(width);
+    fir.out_height = int(resampled_extent(resampling, height));
+    fir.out_width = int(resampled_extent(resampling, width));
+    for (int i = 0; i < kMaxTaps; ++i) fir.tap[i] = fir.up ? 2 * resampling.tap[i] : resampling.tap[i];
+    return fir;
+}
+
+// Its transpose: from gradients of the resampled images to those of the images. The weights stay what they are.
+inline Fir transposed(const Fir& fir) {
+    Fir result = fir;
+    result.up = !fir.up;
+    result.height = fir.out_height;
+    result.width = fir.out_width;
+    result.out_height = fir.height;
+    result.out_width = fir.width;
+    return result;
+}
+
+// Calls visit(input pixel, weight) for every input pixel that makes up the output pixel, always in the same order.
+template <class Visit>
+__device__ __forceinline__ void for_each_tap(const Fir& fir, int64_t out_pixel, const Visit& visit) {
+    const int out_y = int(quotient(out_pixel, fir.out_width));
+    const int out_x = int(out_pixel - int64_t(out_y) * fir.out_width);
+    const int step = fir.up ? 2 : 1;
+    const int y_end = out_y + fir.padding, x_end = out_x + fir.padding;
+#pragma unroll 1
+    for (int a = fir.up ? y_end & 1 : 0; a < fir.taps; a += step) {
+        const int y = fir.up ? (y_end - a) / 2 : 2 * out_y + a - fir.padding;
+        if (y < 0 || y >= fir.height || (fir.up && y_end < a)) continue;
+#pragma unroll 1
+        for (int b = fir.up ? x_end & 1 : 0; b < fir.taps; b += step) {
+            const int x = fir.up ? (x_end - b) / 2 : 2 * out_x + b - fir.padding;
+            if (x < 0 || x >= fir.width || (fir.up && x_end < b)) continue;
+            visit(int64_t(y) * fir.width + x, fir.tap[a] * fir.tap[b]);
+        }
+    }
+}
+
+// sum = the weighted sum of load(pixel, float (&)[kChannels]) over the taps.
+template <int kChannels, class Load>
+__device__ __forceinline__ void gather(const Fir& fir, int64_t out_pixel, float (&sum)[kChannels], const Load& load) {
+#pragma unroll
+    for (int i = 0; i < kChannels; ++i) sum[i] = 0.0f;
+    for_each_tap(fir, out_pixel, [&](int64_t pixel, float weight) {
+        float values[kChannels];
+        load(pixel, values);
+#pragma unroll
+        for (int i = 0; i < kChannels; ++i) sum[i] += weight * values[i];
+    });
+}
+
+}  // namespace edm_fast::cuda
