@@ -1,5 +1,5 @@
-// With P = exp(S - log_sum_exp), dP = dO Vᵀ and D_i = Σ_j P_ij dP_ij (which equals Σ_c dO_ic O_ic, without the rounding
-// of O to its storage type):
+// With P = exp(S - log_sum_exp), normalised, dP = dO Vᵀ and D_i = Σ_j P_ij dP_ij (which equals Σ_c dO_ic O_ic, without
+// the rounding of O to its storage type):
 //
 //   dS = P ∘ (dP - D)    dV = Pᵀ dO    dQ = dS K / sqrt(d)    dK = dSᵀ Q / sqrt(d)
 //
@@ -63,14 +63,21 @@ static void softmax_grad(float* scores, float* grad, int64_t count, float log_su
     std::fill(scores + count, scores + whole, -std::numeric_limits<float>::infinity());
     std::fill(grad + count, grad + whole, 0.0f);
     const Vec shift = splat(log_sum_exp);
-    Vec dot = {};
+    Vec sum = {}, dot = {};
     for (int64_t i = 0; i < whole; i += kLanes) {
         const Vec weight = exp_of_difference(load(scores + i) - shift);
         store(scores + i, weight);
+        sum = sum + weight;
         dot = fma(weight, load(grad + i), dot);
     }
-    const Vec mean = splat(sum_lanes(dot));
-    for (int64_t i = 0; i < whole; i += kLanes) store(grad + i, load(scores + i) * (load(grad + i) - mean));
+    // The sum is 1 but for the rounding of log_sum_exp, which far from 0 exceeds all other errors.
+    const float inverse = 1 / sum_lanes(sum);
+    const Vec factor = splat(inverse), mean = splat(sum_lanes(dot) * inverse);
+    for (int64_t i = 0; i < whole; i += kLanes) {
+        const Vec weight = load(scores + i) * factor;
+        store(scores + i, weight);
+        store(grad + i, weight * (load(grad + i) - mean));
+    }
 }
 
 // One thread's part of the work on one group of heads.
