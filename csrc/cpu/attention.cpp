@@ -22,12 +22,12 @@ struct Sizes {
     int64_t row_stride, scores_stride;  // of a thread's rows of queries and of scores
     int64_t group;                      // heads that are packed at a time
 
-    explicit Sizes(const AttentionArgs& args)
+    Sizes(const AttentionArgs& args, int threads)
         : keys(round_up(panels_size(args.head_channels, args.tokens), kLine)),
           values(round_up(panels_size(args.tokens, args.head_channels), kLine)),
           row_stride(odd_lines(args.head_channels)),
           scores_stride(odd_lines(args.tokens)),
-          group(heads_in_group(args, keys + values)) {}
+          group(heads_in_group(args, keys + values, threads)) {}
 
     int64_t shared() const { return group * (keys + values); }
     int64_t per_thread() const { return kBlockRows * (row_stride + scores_stride); }
@@ -96,12 +96,12 @@ class Worker {
 }  // namespace
 
 std::size_t attention_scratch(const AttentionArgs& args, int threads) {
-    const Sizes sizes(args);
+    const Sizes sizes(args, threads);
     return std::size_t(sizes.shared() + std::max(threads, 1) * sizes.per_thread()) * sizeof(float);
 }
 
 void attention(const AttentionArgs& args, void* scratch, const Team& team) {
-    const Sizes sizes(args);
+    const Sizes sizes(args, team.size);
     const int64_t all = args.samples * args.heads;
     if (args.tokens == 0 || args.head_channels == 0) return;
     with_type(args.dtype, [&](auto type) {

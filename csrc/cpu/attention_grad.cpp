@@ -1,5 +1,5 @@
-// With P = exp(S - log_sum_exp), dP = dO Vᵀ and D_i = Σ_j P_ij dP_ij (which equals Σ_c dO_ic O_ic, without the rounding
-// of O to its storage type):
+// With P = exp(S - log_sum_exp), normalised, dP = dO Vᵀ and D_i = Σ_j P_ij dP_ij (which equals Σ_c dO_ic O_ic, without
+// the rounding of O to its storage type):
 //
 //   dS = P ∘ (dP - D)    dV = Pᵀ dO    dQ = dS K / sqrt(d)    dK = dSᵀ Q / sqrt(d)
 //
@@ -18,7 +18,7 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 namespace {
 
-// Sizes in floats. The span follows from the number of tokens alone, so the order of the sums over queries does.
+// Sizes in floats. No result depends on the span: multiply() sums over kDepth queries at a time, and spans end there.
 struct Sizes {
     int64_t columns, panels;            // of a head: [channels, tokens] and [tokens, channels], packed
     int64_t row_stride, scores_stride;  // of rows of channels and of scores
@@ -26,14 +26,15 @@ struct Sizes {
     int64_t head;                       // all that is kept of a head
     int64_t group;                      // heads at a time
 
-    explicit Sizes(const AttentionArgs& args)
+    Sizes(const AttentionArgs& args, int threads)
         : columns(round_up(panels_size(args.head_channels, args.tokens), kLine)),
           panels(round_up(panels_size(args.tokens, args.head_channels), kLine)),
           row_stride(odd_lines(args.head_channels)),
           scores_stride(odd_lines(args.tokens)),
-          span(std::min(args.tokens, round_up(kGroupFloats / scores_stride + 1, kBlockRows))),
+          span(std::min(args.tokens,
+                        std::max(group_floats(threads) / (2 * scores_stride) / kDepth, int64_t(1)) * kDepth)),
           head(2 * columns + 3 * panels + 2 * span * scores_stride + 2 * args.tokens * row_stride),
-          group(heads_in_group(args, head)) {}
+          group(heads_in_group(args, head, threads)) {}
 
     int64_t shared() const { return group * head; }
     int64_t per_thread() const { return 2 * kBlockRows * row_stride; }
@@ -63,14 +64,22 @@ static void softmax_grad(float* scores, float* grad, int64_t count, float log_su
     std::fill(scores + count, scores + whole, -std::numeric_limits<float>::infinity());
     std::fill(grad + count, grad + whole, 0.0f);
     const Vec shift = splat(log_sum_exp);
-    Vec dot = {};
+    Vec sum[2] = {}, dot[2] = {};
     for (int64_t i = 0; i < whole; i += kLanes) {
         const Vec weight = exp_of_difference(load(scores + i) - shift);
         store(scores + i, weight);
-        dot = fma(weight, load(grad + i), dot);
+        const int64_t stream = i / kLanes % 2;
+        sum[stream] = sum[stream] + weight;
+        dot[stream] = fma(weight, load(grad + i), dot[stream]);
     }
-    const Vec mean = splat(sum_lanes(dot));
-    for (int64_t i = 0; i < whole; i += kLanes) store(grad + i, load(scores + i) * (load(grad + i) - mean));
+    // The sum is 1 but for the rounding of log_sum_exp, which far from 0 exceeds all other errors.
+    const float inverse = 1 / sum_lanes(sum[0] + sum[1]);
+    const Vec factor = splat(inverse), mean = splat(sum_lanes(dot[0] + dot[1]) * inverse);
+    for (int64_t i = 0; i < whole; i += kLanes) {
+        const Vec weight = load(scores + i) * factor;
+        store(scores + i, weight);
+        store(grad + i, weight * (load(grad + i) - mean));
+    }
 }
 
 // One thread's part of the work on one group of heads.
@@ -188,8 +197,8 @@ static void attention_grad(const AttentionGradArgs& args, const Sizes& sizes, fl
 void attention_grad(const AttentionGradArgs& args, int threads) {
     const AttentionArgs& forward = args.forward;
     if (forward.samples == 0 || forward.tokens == 0 || forward.head_channels == 0) return;
-    const Sizes sizes(forward);
     const int useful = worth_threads(forward) ? threads : 1;
+    const Sizes sizes(forward, useful);
     float* memory = (float*)scratch(std::size_t(sizes.shared() + useful * sizes.per_thread()) * sizeof(float));
     run_team(useful, [&](const Team& team) {
         with_type(forward.dtype, [&](auto type) { attention_grad<decltype(type)>(args, sizes, memory, team); });

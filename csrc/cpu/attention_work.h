@@ -11,8 +11,9 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 // Rows that go past a panel while it is in the first-level cache.
 constexpr int64_t kBlockRows = 8 * kTileRows;
-// What is packed for a group of heads takes so many floats, or what one head needs.
-constexpr int64_t kGroupFloats = 2 << 20;
+// What is kept for a group of heads takes so many floats for each thread, so that it stays near in the caches, and at
+// most so many for the team, or what one head needs.
+constexpr int64_t kGroupFloatsOfThread = 1 << 18, kGroupFloats = 1 << 21;
 // Floats of a cache line.
 constexpr int64_t kLine = 16;
 
@@ -22,9 +23,13 @@ EDM_FAST_INLINE int64_t odd_lines(int64_t count) {
     return ((count + kLine - 1) / kLine | 1) * kLine;
 }
 
-// How many heads are packed at a time.
-EDM_FAST_INLINE int64_t heads_in_group(const AttentionArgs& args, int64_t floats_of_head) {
-    const int64_t fitting = std::max<int64_t>(kGroupFloats / std::max<int64_t>(floats_of_head, 1), 1);
+EDM_FAST_INLINE int64_t group_floats(int threads) {
+    return std::min(std::max(threads, 1) * kGroupFloatsOfThread, kGroupFloats);
+}
+
+// How many heads are worked on at a time; no result depends on it.
+EDM_FAST_INLINE int64_t heads_in_group(const AttentionArgs& args, int64_t floats_of_head, int threads) {
+    const int64_t fitting = std::max<int64_t>(group_floats(threads) / std::max<int64_t>(floats_of_head, 1), 1);
     return std::clamp<int64_t>(args.samples * args.heads, 1, fitting);
 }
 

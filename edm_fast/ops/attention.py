@@ -118,7 +118,7 @@ def _check(qkv: torch.Tensor, num_heads: int) -> None:
         raise ValueError(f"qkv: shape is {tuple(qkv.shape)}; it must be [N, 3C, H, W]")
     if num_heads < 1:
         raise ValueError(f"num_heads: got {num_heads}; at least 1 is needed")
-    if qkv.shape[1] % (3 * num_heads) != 0:
+    if qkv.shape[1] == 0 or qkv.shape[1] % (3 * num_heads) != 0:
         raise ValueError(f"qkv: has {qkv.shape[1]} channels; {num_heads} heads need a multiple of {3 * num_heads}")
 
 
@@ -130,15 +130,20 @@ def _check_kernel(qkv: torch.Tensor, num_heads: int, log_sum_exp: torch.Tensor |
     if log_sum_exp is not None:
         check_shape("log_sum_exp", log_sum_exp, (samples, num_heads, height * width))
         check_device("log_sum_exp", log_sum_exp, qkv.device)
-        if log_sum_exp.dtype != torch.float32 or not log_sum_exp.is_contiguous():
-            raise TypeError(f"log_sum_exp: is {log_sum_exp.dtype}; it must be float32 and contiguous")
+        if log_sum_exp.dtype != torch.float32:
+            raise TypeError(f"log_sum_exp: dtype is {log_sum_exp.dtype}; it must be float32")
+        if not log_sum_exp.is_contiguous():
+            raise ValueError(f"log_sum_exp: strides are {log_sum_exp.stride()}; it must be contiguous")
 
 
-def _check_image(name: str, image: torch.Tensor, qkv: torch.Tensor, channels: int) -> None:
+def _check_image(name: str, image: torch.Tensor, qkv: torch.Tensor, channels: int, *, written: bool = False) -> None:
     check_shape(name, image, (qkv.shape[0], channels, *qkv.shape[2:]))
     check_device(name, image, qkv.device)
     if image.dtype != qkv.dtype:
         raise TypeError(f"{name}: dtype is {image.dtype}; qkv is {qkv.dtype}")
+    # Strides of an empty channels-last tensor are 0.
+    if written and image.numel() > 0:
+        check_writable(name, image)
 
 
 def _tokens(name: str, image: torch.Tensor, first: int, head_stride: int, channel_step: int) -> Tokens:
@@ -170,8 +175,7 @@ def _check_forward(
     qkv: torch.Tensor, num_heads: int, packed: bool, out: torch.Tensor, log_sum_exp: torch.Tensor | None
 ) -> None:
     _check_kernel(qkv, num_heads, log_sum_exp)
-    _check_image("out", out, qkv, qkv.shape[1] // 3)
-    check_writable("out", out)
+    _check_image("out", out, qkv, qkv.shape[1] // 3, written=True)
 
 
 def _run(
@@ -201,8 +205,7 @@ def _check_backward(
 ) -> None:
     _check_kernel(qkv, num_heads, log_sum_exp)
     _check_image("grad_out", grad_out, qkv, qkv.shape[1] // 3)
-    _check_image("grad_qkv", grad_qkv, qkv, qkv.shape[1])
-    check_writable("grad_qkv", grad_qkv)
+    _check_image("grad_qkv", grad_qkv, qkv, qkv.shape[1], written=True)
 
 
 def _run_backward(
