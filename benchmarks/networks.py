@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from harness import RESULTS, Result, machine, merge, paired, revision
-from rows import COMPARISONS, ERROR_BOUNDS, ROWS, TARGETS, Comparison, comparisons_of, parse_row
+from rows import COMPARISONS, ERROR_BOUNDS, ROWS, Comparison, comparisons_of, parse_row
 from turns import Worker
 from variants import NotAvailableError, Spec
 
@@ -160,7 +160,7 @@ def measure(row: Row, name: str, options: argparse.Namespace) -> bool:
         print(f"  no match, no time: {error}")
         entry = {"match": False, "reason": str(error)}
     if not options.self_test:
-        entry = {**entry, "target": TARGETS.get((row.row, name)), **revision()}
+        entry = {**entry, **revision()}
         merge(options.output, TITLE, machine(), {row.row: {name: entry}})
     return entry.get("match", True)
 
