@@ -2,7 +2,7 @@
 
 Each variant runs in a process of its own and they take turns. A baseline runs in both memory layouts; the faster one
 is what ours is compared with, pair by pair. Outputs are compared with a float64 result first: a variant that does not
-match gets no time. Rows and comparisons stand in rows.py; figures are merged into results/networks_cpu.json.
+match gets no time, and neither does a run beside which the machine did other work. Rows and comparisons stand in rows.py; figures are merged into results/networks_cpu.json.
 
 Run: python benchmarks/networks.py --row ddpmpp:1 [--only eager,memory] [--pairs 7]
      python benchmarks/networks.py --all
@@ -24,12 +24,20 @@ from typing import Any
 import torch
 from harness import RESULTS, Result, machine, merge, paired, revision
 from rows import COMPARISONS, ERROR_BOUNDS, ROWS, Comparison, comparisons_of, parse_row
-from turns import Worker
+from turns import Others, Worker
 from variants import NotAvailableError, Spec
 
 TITLE = "Networks on the CPU"
 FILE = "networks_cpu"
 _SCOUT_TURNS = 3
+
+
+# Others may use so much of the cores while pairs are timed; threads that wait for one another suffer out of proportion.
+_MAX_OTHERS = 0.1
+
+
+class BusyError(Exception):
+    """Something else ran on the machine, so the times are not those of the variants."""
 
 
 class MismatchError(Exception):
@@ -99,7 +107,7 @@ class Row:
         return workers[best], matches[best], layouts
 
     def compare(self, comparison: Comparison) -> dict[str, Any]:
-        """Time one comparison. MismatchError or NotAvailableError instead of a time."""
+        """Time one comparison. MismatchError, NotAvailableError or BusyError instead of a time."""
         spec, baselines = specs_of(self.network, self.batch, comparison)
         if self.self_test:
             spec = replace(baselines[0])
@@ -108,9 +116,12 @@ class Row:
             match = checked(ours, self.expected, self.folder)
             worker, baseline_match, layouts = self.baseline(baselines)
             with worker as baseline:
+                others = Others(ours, baseline)
                 result = paired(self.row, baseline.turn, ours.turn, self.pairs)
-                layout = baseline.spec.memory_format
-        print(f"  {show(result)}; error {match.error:.1e}")
+                share, layout = others.share(), baseline.spec.memory_format
+        print(f"  {show(result)}; error {match.error:.1e}; others used {share:.0%} of the cores")
+        if share > _MAX_OTHERS:
+            raise BusyError(f"other processes used {share:.0%} of the cores; at most {_MAX_OTHERS:.0%} is accepted")
         return {
             **asdict(result),
             "baseline_layout": layout,
@@ -119,6 +130,7 @@ class Row:
             "baseline_error": baseline_match.error,
             "error_bound": match.bound,
             "match": True,
+            "others_share": share,
         }
 
     def memory(self) -> dict[str, Any]:
@@ -153,7 +165,7 @@ def measure(row: Row, name: str, options: argparse.Namespace) -> bool:
                 row.show_baselines(COMPARISONS[name])
             return True
         entry = row.memory() if name == "memory" else row.compare(COMPARISONS[name])
-    except NotAvailableError as error:
+    except (NotAvailableError, BusyError) as error:
         print(f"  not measured: {error}")
         return False
     except MismatchError as error:

@@ -24,6 +24,7 @@ from torch.nn import functional
 import edm_fast
 from edm_fast.ops.backends import extension
 from edm_fast.ops.solver_step import DRAW, NET_INPUT_SCALE, REGISTERS, UPDATE, UPDATE_TERMS, solver_step
+from edm_fast.ops.tensors import DTYPE_CODES
 from edm_fast.reference.randn import randn as reference_randn
 from edm_fast.reference.solver_step import solver_step as reference_solver_step
 from edm_fast.samplers.edm import edm_table
@@ -32,6 +33,9 @@ SOLVER_STEP_TARGET = 10.0
 RANDN_TARGET = 5.0
 _BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.03}
 _SIGMA_DATA = 0.5
+
+# The codes of ConvAlgorithm in csrc/include/edm_fast/conv2d.h.
+ALGORITHM_CODES = {"direct": 0, "winograd2": 2, "winograd4": 4}
 
 
 @dataclass(frozen=True)
@@ -220,11 +224,52 @@ def attention_cases() -> Iterator[Case]:
             yield layer_case(name, qkv, {"eager": eager, "fused": fused}, ours, expected)
 
 
+def conv2d_cases() -> Iterator[Case]:
+    """3×3 convolutions of DDPM++ with weights that are packed beforehand, as a prepared network has them."""
+    op("conv2d")
+    for shape in ((1, 256, 32, 32), (8, 256, 16, 16)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, weight = torch.randn(shape).to(dtype), (torch.randn(256, 256, 3, 3) / 48).to(dtype)
+            bias = torch.randn(256).to(dtype)
+            layouts = [weight, weight.contiguous(memory_format=torch.channels_last)]
+
+            def eager(x: Tensor, layouts=layouts, bias=bias) -> Tensor:
+                weight = layouts[x.is_contiguous(memory_format=torch.channels_last)]
+                return functional.conv2d(x, weight, bias, padding=1)
+
+            expected = lambda x=x, weight=weight, bias=bias: functional.conv2d(  # noqa: E731
+                x.double(), weight.double(), bias.double(), padding=1
+            )
+            for name in ("direct", "winograd2", "winograd4"):
+                ours = packed_conv2d(weight.float(), bias.float(), name)
+                yield layer_case(f"conv2d {name} {named(shape, dtype)}", x, {"eager": eager}, ours, expected)
+
+
+def packed_conv2d(weight: Tensor, bias: Tensor, algorithm: str) -> Callable[[Tensor], Tensor]:
+    """A convolution by the CPU kernel, packed once; its argument is channels-last."""
+    cpu, threads, code = extension().cpu, torch.get_num_threads(), ALGORITHM_CODES[algorithm]
+    out_channels, in_channels, kernel, _ = weight.shape
+    packed = torch.empty(cpu.conv2d_packed_size(in_channels, out_channels, kernel, code))
+    cpu.pack_conv2d(in_channels, out_channels, kernel, code, weight.data_ptr(), packed.data_ptr(), threads)
+
+    def run(x: Tensor) -> Tensor:
+        samples, channels, height, width = x.shape
+        out = torch.empty_like(x)
+        size, sources, none = (samples, height, width), (channels, 0), (0, 0)
+        layer = (size, sources, out_channels, kernel, kernel // 2, code, DTYPE_CODES[x.dtype])
+        inputs = (x.data_ptr(), 0, packed.data_ptr(), bias.data_ptr(), none, 0, 0, 1.0)
+        cpu.conv2d(*layer, *inputs, out.data_ptr(), threads)
+        return out
+
+    return run
+
+
 GROUPS = {
     "randn": randn_cases,
     "solver_step": solver_step_cases,
     "group_norm_silu": group_norm_silu_cases,
     "attention": attention_cases,
+    "conv2d": conv2d_cases,
 }
 
 

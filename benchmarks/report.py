@@ -36,7 +36,7 @@ DETAILS_TEXT = """Error is the largest difference from the float64 result over i
 baseline's, and the bound for both."""
 
 MEMORY_TEXT = """Activations: of eager, the peak of what PyTorch's allocator gives out during a forward; of ours, the
-arena. Weights: of eager, the parameters; of ours, what is packed for the kernels."""
+plan's working memory with its scratch. Weights: of eager, the parameters; of ours, what is packed for the kernels."""
 
 OPS_TEXT = """The baseline is the fastest of those tried, whose name is given."""
 

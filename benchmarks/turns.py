@@ -34,11 +34,30 @@ _KEEP_MEMORY = {
 _AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
+class Others:
+    """What share of the machine's cores everything but the given workers has used since this was made."""
+
+    def __init__(self, *workers: Worker) -> None:
+        self._workers = workers
+        self._start_s, self._busy_s = time.perf_counter(), self._used()
+
+    def _used(self) -> float:
+        """CPU seconds of the whole system but the workers, from /proc/stat; idle time and waiting for disks apart."""
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        idle, waiting = fields[3:5]
+        return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK") - sum(worker.cpu_s for worker in self._workers)
+
+    def share(self) -> float:
+        elapsed = (time.perf_counter() - self._start_s) * (os.cpu_count() or 1)
+        return max(0.0, (self._used() - self._busy_s) / elapsed)
+
+
 class Worker:
     """A variant in its own process. Used as a context manager; NotAvailableError if the variant does not exist."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
+        self.cpu_s = 0.0
         self._forwards, self._warm = 1, 0
         environment = {**os.environ, **_KEEP_MEMORY, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         if spec.isa == "avx2" and spec.kind != "ours":
@@ -82,6 +101,7 @@ class Worker:
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         reply = self._read()
+        self.cpu_s += reply["cpu_s"]
         if reply["idle_cpu_s"] > 0.05 + 0.05 * reply["idle_s"]:
             raise RuntimeError(
                 f"{self.spec} used {reply['idle_cpu_s']:.2f} s of CPU in {reply['idle_s']:.2f} s of waiting; its "

@@ -7,6 +7,7 @@ be dropped unnoticed.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import edm_fast
 from edm_fast.ops.backends import extension
@@ -164,28 +166,30 @@ def ours(spec: Spec, net: Precond, x: Tensor, c_noise: Tensor, labels: Tensor) -
     if prepare is None:
         raise NotAvailableError("this build has no edm_fast.prepare, so there is nothing of ours to time")
     prepared = prepare(net, dtype=DTYPES[spec.dtype], conv_algorithm="auto")
-    return Variant(spec, net, lambda: prepared.network(x, c_noise, labels), prepared)
+
+    @torch.inference_mode()
+    def forward() -> Tensor:
+        return prepared.network(x, c_noise, labels)
+
+    return Variant(spec, net, forward, prepared)
 
 
 def memory(variant: Variant) -> dict[str, int]:
     """Bytes that a forward needs beside the parameters, and what the parameters take.
 
-    For a prepared network these are its own figures, the arena and the packed weights; for any other the peak of what
-    torch's allocator gave out during a forward, which leaves out what libraries allocate for themselves.
+    For a prepared network these are its plan's own figures, working memory with scratch and the packed weights; for
+    any other the peak of what torch's allocator gave out during a forward, which leaves out what libraries allocate
+    for themselves.
     """
     if variant.prepared is not None:
-        plan = variant.prepared.plan
-        return {"activation_bytes": plan.arena_bytes(variant.spec.batch), "weight_bytes": plan.weight_bytes()}
+        plan = variant.prepared.plan(variant.net.img_resolution, variant.net.img_resolution)
+        return {"activation_bytes": plan.memory_bytes(variant.spec.batch), "weight_bytes": plan.weight_bytes}
     weights = sum(p.numel() * p.element_size() for p in variant.net.model.parameters())
     return {"activation_bytes": peak_allocation(variant.forward), "weight_bytes": weights}
 
 
 def peak_allocation(forward: Callable[[], object]) -> int:
     """The largest sum of live allocations during a call, from the profiler's record of every allocation and release."""
-    import json
-
-    from torch.profiler import ProfilerActivity, profile
-
     forward()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         forward()

@@ -57,7 +57,9 @@ def serve(spec: Spec, answers: TextIO) -> None:
     idle_from, idle_cpu = time.perf_counter(), time.process_time()
     for line in sys.stdin:
         idle = {"idle_cpu_s": time.process_time() - idle_cpu, "idle_s": time.perf_counter() - idle_from}
-        say({**answer(variant, json.loads(line)), **idle})
+        reply = answer(variant, json.loads(line))
+        cpu_s = time.process_time() - idle_cpu
+        say({**reply, **idle, "cpu_s": cpu_s})
         idle_from, idle_cpu = time.perf_counter(), time.process_time()
 
 
