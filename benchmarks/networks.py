@@ -2,7 +2,8 @@
 
 Each variant runs in a process of its own and they take turns. A baseline runs in both memory layouts; the faster one
 is what ours is compared with, pair by pair. Outputs are compared with a float64 result first: a variant that does not
-match gets no time, and neither does a run beside which the machine did other work. Rows and comparisons stand in rows.py; figures are merged into results/networks_cpu.json.
+match gets no time, and neither does a run beside which the machine did other work. Rows and comparisons stand in
+rows.py; figures are merged into results/networks_cpu.json.
 
 Run: python benchmarks/networks.py --row ddpmpp:1 [--only eager,memory] [--pairs 7]
      python benchmarks/networks.py --all
