@@ -5,13 +5,16 @@ A machine that slows down then slows all of them.
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,13 +42,18 @@ def compare(name: str, baseline: Callable[[], object], ours: Callable[[], object
     for _ in range(3):
         baseline()
         ours()
+    return paired(name, lambda: seconds(baseline), lambda: seconds(ours), pairs)
+
+
+def paired(name: str, baseline: Callable[[], float], ours: Callable[[], float], pairs: int) -> Result:
+    """The same for functions that measure themselves: each call does its work once and returns the seconds."""
     times: list[tuple[float, float]] = []
     for index in range(pairs):
         if index % 2:
-            ours_s = _seconds(ours)
-            times.append((_seconds(baseline), ours_s))
+            ours_s = ours()
+            times.append((baseline(), ours_s))
         else:
-            times.append((_seconds(baseline), _seconds(ours)))
+            times.append((baseline(), ours()))
     ratios = sorted(a / b for a, b in times)
     return Result(
         name,
@@ -58,7 +66,8 @@ def compare(name: str, baseline: Callable[[], object], ours: Callable[[], object
     )
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object]) -> float:
+    """Wall time of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -80,14 +89,41 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def report(title: str, results: list[Result], file: str) -> None:
-    """Print a table and write benchmarks/results/FILE.json."""
+def revision() -> dict[str, str]:
+    """The commit that is measured, with a plus if the tree differs from it, and the day."""
+    describe = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    described = subprocess.run(describe, capture_output=True, text=True)
+    commit = described.stdout.strip() if described.returncode == 0 else "unknown"
+    return {"commit": commit, "date": datetime.date.today().isoformat()}
+
+
+def merge(path: Path, title: str, where: dict[str, str | int], figures: dict[str, dict[str, Any]]) -> None:
+    """Put figures[row][name] into the file, which keeps its other figures.
+
+    ValueError if the file's figures are from another machine or other versions: they do not go together.
+    """
+    data: dict[str, Any] = {"title": title, "machine": where, "rows": {}}
+    if path.exists():
+        data = json.loads(path.read_text())
+        if data["machine"] != where:
+            raise ValueError(f"{path}: holds figures of {data['machine']}, and these are of {where}; use another file")
+    for row, entries in figures.items():
+        data["rows"].setdefault(row, {}).update(entries)
+    write(path, data)
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def report(title: str, results: list[Result], file: str, extra: dict[str, dict[str, Any]] | None = None) -> None:
+    """Print a table and write benchmarks/results/FILE.json; `extra` adds fields to the results of some names."""
     print(f"{title}\n{machine()}\n")
     print(f"{'case':44} {'baseline':>12} {'ours':>12} {'ratio':>7}  quartiles")
     for result in results:
         low, high = result.ratio_low, result.ratio_high
         times = f"{result.baseline_s * 1e6:9.1f} µs {result.ours_s * 1e6:9.1f} µs"
         print(f"{result.name:44} {times} {result.ratio:6.1f}x  {low:.1f}-{high:.1f}")
-    RESULTS.mkdir(exist_ok=True)
-    data = {"title": title, "machine": machine(), "results": [asdict(result) for result in results]}
-    (RESULTS / f"{file}.json").write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    rows = [{**asdict(result), **(extra or {}).get(result.name, {})} for result in results]
+    write(RESULTS / f"{file}.json", {"title": title, "machine": machine(), "results": rows})
