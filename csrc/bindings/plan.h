@@ -12,6 +12,7 @@
 #include "edm_fast/linear.h"
 #include "edm_fast/plan.h"
 #include "network_ops.h"
+#include "scratch.h"
 
 namespace edm_fast::bindings {
 
@@ -172,6 +173,8 @@ inline void def_plan(py::module_& module) {
     module.def("conv2d_packed_size", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm) {
         return cpu::conv2d_packed_size(in_channels, out_channels, kernel, ConvAlgorithm(algorithm));
     });
+    module.def("use_huge_pages",
+               [](Address memory, std::size_t bytes) { cpu::use_huge_pages(pointer<void>(memory), bytes); });
     module.def("pack_conv2d", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm,
                                  Address weight, Address packed, int threads) {
         const PackConv2dArgs args{

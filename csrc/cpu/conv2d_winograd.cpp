@@ -131,6 +131,15 @@ static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64
     }
 }
 
+// The panel that is needed after the one of item i and product e, of the items [item, end).
+static const float* next_weight(const Conv2dArgs& args, int64_t item, int64_t end, int64_t i, int64_t e,
+                                int64_t chunks) {
+    const int64_t following = (i / chunks + 1) * chunks;
+    const int64_t panel = (following < end ? following : item) / chunks;
+    const int64_t product = following < end ? e : e + 1;
+    return args.weight + (product * padded_channels(args.out_channels) + panel * kPanelWidth) * args.channels[0];
+}
+
 template <int kOutputs, class T>
 static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
     constexpr int kTile = Winograd<kOutputs>::kTile, kProducts = kTile * kTile;
@@ -160,8 +169,11 @@ static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
                     const float* rows = transformed + e * tiling.plane + row * channels;
                     const float* weight = args.weight + (e * padded + panel * kPanelWidth) * channels;
                     float* products = own + ((i - item) * kProducts + e) * tiling.item_plane;
+                    // Only the first item of a panel brings it from memory.
+                    const bool fresh = i == item || row == 0;
+                    const float* next = fresh ? next_weight(args, item, end, i, e, chunks) : nullptr;
                     multiply_panel([&](int64_t r) { return rows + r * channels; }, std::min(kTileRows, count - row),
-                                   channels, vectors, weight, products, vectors * kLanes, false);
+                                   channels, vectors, weight, products, vectors * kLanes, false, next);
                 }
             }
             for (int64_t i = item; i < end; ++i) {

@@ -2,9 +2,9 @@
 //
 // A panel is kPanelVectors vectors of output channels wide (the last of a matrix may be narrower) and lies in memory as
 // [k][width]. A micro kernel keeps kPanelRows × kPanelVectors accumulators in registers. k runs in blocks of
-// kBlockDepth, so that a block of a panel stays in the first-level cache while all rows pass over it; a block's sums
-// start from 0 and are added to C, which keeps the chains of roundings short. Each element of C goes through the same
-// operations whatever rows it is computed with.
+// block_depth terms, so that a block of a panel stays in the first-level cache while all rows pass over it; a block's
+// sums start from 0 and are added to C, which keeps the chains of roundings short. Each element of C goes through the
+// same operations whatever rows it is computed with.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,11 @@ constexpr int kPanelVectors = 2;
 #endif
 constexpr int kPanelRows = 6;
 constexpr int kPanelWidth = kPanelVectors * kLanes;
-constexpr int64_t kBlockDepth = 64;
+
+// Terms in a block. Short sums leave less room for the rounding of Winograd's transforms: they get shorter chains.
+EDM_FAST_INLINE int64_t block_depth(int64_t depth) {
+    return depth < 256 ? 32 : 64;
+}
 
 EDM_FAST_INLINE int64_t round_up(int64_t value, int64_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -41,9 +45,17 @@ EDM_FAST_INLINE int panel_vectors(int64_t channels, int64_t panel) {
     return left < kPanelVectors ? int(left) : kPanelVectors;
 }
 
+// Cache lines that are asked for while a kernel runs: `per_step` for each k, from `next` on.
+struct Prefetch {
+    const char* next = nullptr;
+    int per_step = 0;
+};
+
+constexpr int64_t kLineBytes = 64;
+
 template <int kRows, int kVectors>
 EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const float* b, float* c, int64_t c_stride,
-                                  bool accumulate) {
+                                  bool accumulate, Prefetch ahead) {
     Vec sum[kRows][kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -58,6 +70,8 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * kLanes);
         b += kVectors * kLanes;
+        for (int line = 0; line < ahead.per_step; ++line, ahead.next += kLineBytes)
+            __builtin_prefetch(ahead.next, 0, 2);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
             const Vec value = splat(row[i][k]);
@@ -77,54 +91,68 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
 
 template <int kVectors, class RowAt>
 static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k, int64_t depth, const float* b,
-                              float* c, int64_t c_stride, bool accumulate) {
+                              float* c, int64_t c_stride, bool accumulate, const float* next) {
     const float* a[kPanelRows];
+    // The next block of the weights, as large as this one, is brought nearer while the first rows pass over this one.
+    constexpr int kLinesPerStep = (kVectors * kLanes * int(sizeof(float)) + kLineBytes - 1) / kLineBytes;
+    const int64_t groups = (rows + kPanelRows - 1) / kPanelRows;
+    const int per_step = next == nullptr ? 0 : int((kLinesPerStep + groups - 1) / groups);
+    const char* line = reinterpret_cast<const char*>(next);
+    const char* end = line + depth * kVectors * kLanes * int64_t(sizeof(float));
+    const auto prefetch = [&]() {
+        const Prefetch ahead{line, line < end ? per_step : 0};
+        line += depth * per_step * kLineBytes;
+        return ahead;
+    };
     int64_t r = 0;
     for (; r + kPanelRows <= rows; r += kPanelRows) {
         for (int i = 0; i < kPanelRows; ++i) a[i] = row_at(r + i) + first_k;
-        micro_kernel<kPanelRows, kVectors>(a, depth, b, c + r * c_stride, c_stride, accumulate);
+        micro_kernel<kPanelRows, kVectors>(a, depth, b, c + r * c_stride, c_stride, accumulate, prefetch());
     }
     const int left = int(rows - r);
     for (int i = 0; i < left; ++i) a[i] = row_at(r + i) + first_k;
     float* rest = c + r * c_stride;
     switch (left) {
         case 5:
-            return micro_kernel<5, kVectors>(a, depth, b, rest, c_stride, accumulate);
+            return micro_kernel<5, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
         case 4:
-            return micro_kernel<4, kVectors>(a, depth, b, rest, c_stride, accumulate);
+            return micro_kernel<4, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
         case 3:
-            return micro_kernel<3, kVectors>(a, depth, b, rest, c_stride, accumulate);
+            return micro_kernel<3, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
         case 2:
-            return micro_kernel<2, kVectors>(a, depth, b, rest, c_stride, accumulate);
+            return micro_kernel<2, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
         case 1:
-            return micro_kernel<1, kVectors>(a, depth, b, rest, c_stride, accumulate);
+            return micro_kernel<1, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
         default:
             return;
     }
 }
 
 // C[r, 0 … width) = (or += if accumulate) sum_k row_at(r)[k] · B[k, :] for r in [0, rows); B is one panel
-// [depth][width] of `vectors` vectors.
+// [depth][width] of `vectors` vectors. If `next` is given, the panel is taken to come from far away: its later blocks,
+// and in the end what lies at `next`, are fetched ahead.
 template <class RowAt>
 static inline void multiply_panel(const RowAt& row_at, int64_t rows, int64_t depth, int vectors, const float* b,
-                                  float* c, int64_t c_stride, bool accumulate) {
-    for (int64_t k = 0; k < depth; k += kBlockDepth) {
-        const int64_t block = depth - k < kBlockDepth ? depth - k : kBlockDepth;
+                                  float* c, int64_t c_stride, bool accumulate, const float* next = nullptr) {
+    const int64_t deep = block_depth(depth);
+    for (int64_t k = 0; k < depth; k += deep) {
+        const int64_t block = depth - k < deep ? depth - k : deep;
         const float* part = b + k * vectors * kLanes;
         const bool add = accumulate || k > 0;
+        const float* following = next == nullptr || k + deep >= depth ? next : part + block * vectors * kLanes;
         switch (vectors) {
             case 1:
-                panel_rows<1>(row_at, rows, k, block, part, c, c_stride, add);
+                panel_rows<1>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
             case 2:
-                panel_rows<2>(row_at, rows, k, block, part, c, c_stride, add);
+                panel_rows<2>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
 #if defined(__AVX512F__)
             case 3:
-                panel_rows<3>(row_at, rows, k, block, part, c, c_stride, add);
+                panel_rows<3>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
             case 4:
-                panel_rows<4>(row_at, rows, k, block, part, c, c_stride, add);
+                panel_rows<4>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
 #endif
         }

@@ -1,11 +1,18 @@
 #include "scratch.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace edm_fast::cpu {
 
 namespace {
+
+constexpr std::size_t kHugePage = std::size_t(2) << 20;
 
 struct Block {
     void* memory = nullptr;
@@ -18,13 +25,26 @@ thread_local Block held;
 
 }  // namespace
 
+void use_huge_pages(void* memory, std::size_t bytes) {
+#if defined(__linux__)
+    const auto begin = (reinterpret_cast<std::uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
+    const auto end = (reinterpret_cast<std::uintptr_t>(memory) + bytes) / kHugePage * kHugePage;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+    static_cast<void>(memory);
+    static_cast<void>(bytes);
+#endif
+}
+
 void* scratch(std::size_t bytes) {
     if (bytes > held.bytes) {
         std::free(held.memory);
         held = {nullptr, 0};
-        const std::size_t rounded = (bytes + 4095) / 4096 * 4096;
-        held.memory = std::aligned_alloc(4096, rounded);
+        const std::size_t unit = bytes < kHugePage ? 4096 : kHugePage;
+        const std::size_t rounded = (bytes + unit - 1) / unit * unit;
+        held.memory = std::aligned_alloc(unit, rounded);
         if (held.memory == nullptr) throw std::bad_alloc();
+        use_huge_pages(held.memory, rounded);
         held.bytes = rounded;
     }
     return held.memory;

@@ -9,6 +9,10 @@ namespace edm_fast::cpu {
 // freed when the thread ends. Throws std::bad_alloc.
 void* scratch(std::size_t bytes);
 
+// Asks the system for large pages in [memory, memory + bytes), before the memory is written; a wish, which may be
+// ignored. Kernels that go through many planes at once spend much of their time on address translation otherwise.
+void use_huge_pages(void* memory, std::size_t bytes);
+
 // Bytes that the calling thread's scratch memory holds.
 std::size_t scratch_held();
 

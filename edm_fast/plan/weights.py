@@ -19,6 +19,7 @@ def pack(weight: torch.Tensor, algorithm: Algorithm) -> torch.Tensor:
     dense = weight.detach().to("cpu", torch.float32).contiguous()
     size = cpu.conv2d_packed_size(in_channels, out_channels, kernel, CODES[algorithm])
     packed = torch.empty(size, dtype=torch.float32)
+    cpu.use_huge_pages(packed.data_ptr(), packed.nbytes)
     cpu.pack_conv2d(
         in_channels,
         out_channels,
