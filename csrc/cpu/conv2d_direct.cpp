@@ -9,7 +9,7 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 namespace {
 
-constexpr int64_t kChunkRows = 16 * kPanelRows;
+constexpr int64_t kChunkRows = 8 * kPanelRows;
 constexpr int64_t kConvertedBytes = 4 << 20;
 constexpr int64_t kGatheredTerms = 64;       // taps · channels up to which they are gathered
 constexpr int64_t kCachedWeights = 1 << 18;  // floats: such weights stay in cache while all rows pass over them
@@ -78,49 +78,69 @@ static void gather(const Conv2dArgs& args, const Layout& layout, int64_t first, 
     }
 }
 
-// One panel of output channels for `count` consecutive pixels of the group, from pixel `first_row` on.
-template <class T>
-static void multiply_chunk(const Conv2dArgs& args, const Layout& layout, const Prepared& prepared, int64_t first_sample,
+// Where the pixels of a chunk lie in their images; divided out once, and not for every tap and panel.
+struct Rows {
+    int64_t sample[kChunkRows], y[kChunkRows], x[kChunkRows];
+
+    Rows(const Layout& layout, int64_t first_row, int64_t count) {
+        int64_t n = first_row / layout.pixels, i = first_row % layout.pixels / layout.width,
+                j = first_row % layout.width;
+        for (int64_t r = 0; r < count; ++r) {
+            sample[r] = n;
+            y[r] = i;
+            x[r] = j;
+            if (++j < layout.width) continue;
+            j = 0;
+            if (++i < layout.height) continue;
+            i = 0;
+            ++n;
+        }
+    }
+};
+
+// sums = the products of one panel for the `count` pixels from `first_row` on, in the group of samples.
+static void multiply_chunk(const Conv2dArgs& args, const Layout& layout, const Prepared& prepared, const Rows& rows,
                            int64_t first_row, int64_t count, int64_t panel, const float* zeros, float* sums) {
     const int vectors = panel_vectors(args.out_channels, panel), width = vectors * kLanes;
     const int64_t terms = layout.taps * layout.channels;
     const float* weight = args.weight + panel * kPanelWidth * terms;
     if (layout.gathered) {
-        const float* rows = prepared.source[0] + first_row * terms;
-        multiply_panel([&](int64_t r) { return rows + r * terms; }, count, terms, vectors, weight, sums, width, false);
-    } else {
-        const float* rows[kChunkRows];
-        bool accumulate = false;
-        for (int64_t tap = 0; tap < layout.taps; ++tap) {
-            const int64_t dy = tap / args.kernel - args.padding, dx = tap % args.kernel - args.padding;
-            for (int s = 0; s < 2 && args.channels[s] > 0; ++s) {
-                const int64_t channels = args.channels[s];
-                for (int64_t r = 0; r < count; ++r) {
-                    const int64_t sample = (first_row + r) / layout.pixels, pixel = (first_row + r) % layout.pixels;
-                    const int64_t y = pixel / layout.width + dy, x = pixel % layout.width + dx;
-                    const bool inside = y >= 0 && y < args.height && x >= 0 && x < args.width;
-                    rows[r] =
-                        inside ? prepared.source[s] + ((sample * args.height + y) * args.width + x) * channels : zeros;
-                }
-                multiply_panel([&](int64_t r) { return rows[r]; }, count, channels, vectors, weight, sums, width,
-                               accumulate);
-                weight += channels * width;
-                accumulate = true;
+        const float* from = prepared.source[0] + first_row * terms;
+        multiply_panel([&](int64_t r) { return from + r * terms; }, count, terms, vectors, weight, sums, width, false);
+        return;
+    }
+    const float* pixel[kChunkRows];
+    bool accumulate = false;
+    for (int64_t tap = 0; tap < layout.taps; ++tap) {
+        const int64_t dy = tap / args.kernel - args.padding, dx = tap % args.kernel - args.padding;
+        for (int s = 0; s < 2 && args.channels[s] > 0; ++s) {
+            const int64_t channels = args.channels[s];
+            for (int64_t r = 0; r < count; ++r) {
+                const int64_t y = rows.y[r] + dy, x = rows.x[r] + dx;
+                const bool inside = y >= 0 && y < args.height && x >= 0 && x < args.width;
+                const int64_t place = (rows.sample[r] * args.height + y) * args.width + x;
+                pixel[r] = inside ? prepared.source[s] + place * channels : zeros;
             }
+            const float* next = weight + channels * width;
+            multiply_panel([&](int64_t r) { return pixel[r]; }, count, channels, vectors, weight, sums, width,
+                           accumulate, next);
+            weight = next;
+            accumulate = true;
         }
     }
-    for (int v = 0; v < vectors; ++v) {
-        const int64_t c = panel * kPanelWidth + v * kLanes;
-        const int lanes = int(std::min<int64_t>(kLanes, args.out_channels - c));
-        int64_t of_sample = -1;
-        Vec constant = {};
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t sample = first_sample + (first_row + r) / layout.pixels;
-            const int64_t pixel = (first_row + r) % layout.pixels;
-            if (sample != of_sample) constant = constant_term(args, sample, c, lanes);
-            of_sample = sample;
-            write_pixel<T>(args, sample, pixel / layout.width, pixel % layout.width, layout.height, layout.width, c,
-                           lanes, load(sums + r * width + v * kLanes), constant);
+}
+
+template <class T>
+static void write_chunk(const Conv2dArgs& args, const Layout& layout, const Rows& rows, int64_t first_sample,
+                        int64_t count, int64_t panel, const float* sums) {
+    const int vectors = panel_vectors(args.out_channels, panel);
+    for (int64_t r = 0; r < count; ++r) {
+        const int64_t sample = first_sample + rows.sample[r];
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t c = panel * kPanelWidth + v * kLanes;
+            const int lanes = int(std::min<int64_t>(kLanes, args.out_channels - c));
+            write_pixel<T>(args, sample, rows.y[r], rows.x[r], layout.height, layout.width, c, lanes,
+                           load(sums + (r * vectors + v) * kLanes), constant_term(args, sample, c, lanes));
         }
     }
 }
@@ -151,16 +171,18 @@ static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
                     static_cast<const float*>(args.source[s]) + first * args.height * args.width * args.channels[s];
             }
         }
-        const int64_t rows = samples * layout.pixels;
+        const int64_t pixels = samples * layout.pixels;
         // Small images are cut finer, so that every thread has work.
-        const int64_t chunk_rows = rows >= 2 * kChunkRows || panels >= 2 * team.size ? kChunkRows : kPanelRows;
-        const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+        const int64_t chunk_rows = pixels >= 2 * kChunkRows || panels >= 2 * team.size ? kChunkRows : kPanelRows;
+        const int64_t chunks = (pixels + chunk_rows - 1) / chunk_rows;
         const Range range = team.share(chunks * panels);
         for (int64_t item = range.begin; item < range.end; ++item) {
             const int64_t chunk = panels_inside ? item / panels : item % chunks;
             const int64_t panel = panels_inside ? item % panels : item / chunks;
-            multiply_chunk<T>(args, layout, prepared, first, chunk * chunk_rows,
-                              std::min(chunk_rows, rows - chunk * chunk_rows), panel, zeros, sums);
+            const int64_t row = chunk * chunk_rows, count = std::min(chunk_rows, pixels - row);
+            const Rows rows(layout, row, count);
+            multiply_chunk(args, layout, prepared, rows, row, count, panel, zeros, sums);
+            write_chunk<T>(args, layout, rows, first, count, panel, sums);
         }
     }
 }

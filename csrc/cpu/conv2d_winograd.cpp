@@ -12,9 +12,9 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 namespace {
 
-constexpr int64_t kTileRows = 4 * kPanelRows;
-constexpr int64_t kItemsAtOnce = 4;
-constexpr int64_t kTransformedBytes = 3 << 20;  // of V, about
+constexpr int64_t kTileRows = 8 * kPanelRows;
+constexpr int64_t kItemsAtOnce = 2;
+constexpr int64_t kTransformedBytes = 4 << 20;  // of V, about
 constexpr int64_t kPadding = 16;  // floats between planes, so that they do not fall on the same cache sets
 constexpr int64_t kChannelBlock = 4 * kLanes;
 
