@@ -150,7 +150,9 @@ def _check(
     samples, channels, height, width = x.shape
     if x2 is not None:
         if x2.shape != (samples, x2.shape[1], height, width) or x2.dtype != x.dtype:
-            raise ValueError(f"x2: got {x2.dtype} {tuple(x2.shape)}; only the channels may differ from x {tuple(x.shape)}")
+            raise ValueError(
+                f"x2: got {x2.dtype} {tuple(x2.shape)}; only the channels may differ from x {tuple(x.shape)}"
+            )
         channels += x2.shape[1]
     if weight.shape[1] != channels:
         raise ValueError(f"weight: got {tuple(weight.shape)}; the input has {channels} channels")
