@@ -93,8 +93,8 @@ class NormInput {
         addend_ = args.addend != nullptr ? static_cast<const T*>(args.addend) + dense : nullptr;
     }
 
-    // Loads kBatch pixels, `step` apart and before `end`, and calls use(pixel, raw) for each. All loads are under way
-    // before the first is used.
+    // Loads kBatch pixels, `step` apart and before `end`, and calls use(index, pixel, raw) for each. All loads are
+    // under way before the first is used.
     template <int kBatch, class Use>
     __device__ __forceinline__ void batch(int64_t first, int64_t step, int64_t end, const Use& use) const {
         uint4 raw[kBatch];
@@ -117,7 +117,7 @@ class NormInput {
         }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-            if (first + i * step < end) use(first + i * step, raw[i]);
+            if (first + i * step < end) use(i, first + i * step, raw[i]);
         }
     }
 
@@ -169,6 +169,17 @@ __device__ __forceinline__ ChannelMap channel_map(const GroupNormSiluArgs& args,
     }
     return map;
 }
+
+// The groups that a slab of channels touches.
+struct GroupRange {
+    int64_t first;
+    int count;
+
+    __device__ __forceinline__ GroupRange(int64_t width, const Tile& tile) {
+        first = quotient(tile.first_channel, width);
+        count = int(quotient(tile.first_channel + tile.channels - 1, width) - first) + 1;
+    }
+};
 
 // For all threads of the block; a warp takes a group at a time. moments(channel, chunk) are those of x; mean and rstd,
 // of h, are written for `groups` groups from first_group on.

@@ -88,7 +88,7 @@ __device__ __forceinline__ void read_resident(const GroupNormSiluArgs& args, con
                            ? nullptr
                            : static_cast<T*>(args.sum) + tile.sample * tiling.pixels * tiling.channels + channel;
         for (int64_t first = place.row; first < tiling.pixels; first += kBatch * place.rows) {
-            input.template batch<kBatch>(first, place.rows, tiling.pixels, [&](int64_t pixel, const uint4& raw) {
+            input.template batch<kBatch>(first, place.rows, tiling.pixels, [&](int, int64_t pixel, const uint4& raw) {
                 memory.images[pixel * packs + place.column] = raw;
                 if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
                 float values[kPack<T>];

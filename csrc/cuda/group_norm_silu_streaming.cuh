@@ -29,7 +29,7 @@ struct ChunkMoments {
 };
 
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kStreamingThreads)
+__global__ void __launch_bounds__(kStreamingThreads, 2)
     group_norm_silu_moments(const __grid_constant__ GroupNormSiluArgs args, const __grid_constant__ Tiling tiling,
                             float* moments) {
     constexpr int kBatch = 4;
@@ -45,12 +45,13 @@ __global__ void __launch_bounds__(kStreamingThreads)
                                ? nullptr
                                : static_cast<T*>(args.sum) + tile.sample * tiling.pixels * tiling.channels + channel;
             for (int64_t first = tile.first_pixel + place.row; first < tile.end_pixel; first += kBatch * place.rows) {
-                input.template batch<kBatch>(first, place.rows, tile.end_pixel, [&](int64_t pixel, const uint4& raw) {
-                    if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
-                    float values[kPack<T>];
-                    unpack<T>(raw, values);
-                    sums.add(values);
-                });
+                input.template batch<kBatch>(
+                    first, place.rows, tile.end_pixel, [&](int, int64_t pixel, const uint4& raw) {
+                        if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
+                        float values[kPack<T>];
+                        unpack<T>(raw, values);
+                        sums.add(values);
+                    });
             }
         }
         const int64_t chunk = quotient(tile.first_pixel, tiling.chunk_pixels);
@@ -65,20 +66,9 @@ __global__ void __launch_bounds__(kStreamingThreads)
     }
 }
 
-// The groups that a slab of channels touches.
-struct GroupRange {
-    int64_t first;
-    int count;
-
-    __device__ __forceinline__ GroupRange(int64_t width, const Tile& tile) {
-        first = quotient(tile.first_channel, width);
-        count = int(quotient(tile.first_channel + tile.channels - 1, width) - first) + 1;
-    }
-};
-
 // tiling: of the output's pixels.
 template <class T, bool kAligned, bool kResampled>
-__global__ void __launch_bounds__(kStreamingThreads)
+__global__ void __launch_bounds__(kStreamingThreads, 2)
     group_norm_silu_apply(const __grid_constant__ GroupNormSiluArgs args, const __grid_constant__ ChunkMoments moments,
                           const __grid_constant__ Tiling tiling, const __grid_constant__ Fir fir) {
     float* const group_mean = simt::dynamic_shared<float>();
@@ -135,13 +125,14 @@ __global__ void __launch_bounds__(kStreamingThreads)
                 }
             } else {
                 for (int64_t first = tile.first_pixel + place.row; first < tile.end_pixel; first += 4 * place.rows) {
-                    input.template batch<4>(first, place.rows, tile.end_pixel, [&](int64_t pixel, const uint4& raw) {
-                        if (args.plain != nullptr) write(args.plain, pixel, raw);
-                        float values[kPack<T>];
-                        unpack<T>(raw, values);
-                        activate(values);
-                        write(args.out, pixel, pack<T>(values));
-                    });
+                    input.template batch<4>(first, place.rows, tile.end_pixel,
+                                            [&](int, int64_t pixel, const uint4& raw) {
+                                                if (args.plain != nullptr) write(args.plain, pixel, raw);
+                                                float values[kPack<T>];
+                                                unpack<T>(raw, values);
+                                                activate(values);
+                                                write(args.out, pixel, pack<T>(values));
+                                            });
                 }
             }
         }

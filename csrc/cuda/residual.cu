@@ -18,7 +18,7 @@ constexpr int kPacksPerThread = 8;
 constexpr int kBatch = 4;
 
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     residual_kernel(const __grid_constant__ ResidualArgs args, const __grid_constant__ Tiling tiling) {
     constexpr int kChannels = kPack<T>;
     float* const scratch = simt::dynamic_shared<float>();
