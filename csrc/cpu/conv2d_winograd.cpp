@@ -36,7 +36,9 @@ struct Tiling {
         group = std::min(tiles, std::max(fitting / kTileRows, int64_t(1)) * kTileRows);
         plane = group * args.channels[0] + kPadding;
         item_plane = std::min(group, kTileRows) * kPanelWidth + kPadding;
-        product_floats = round_up(kItemsAtOnce * products * item_plane, kPadding);
+        const int64_t chunks = (group + kTileRows - 1) / kTileRows;
+        const int64_t items = std::min(kItemsAtOnce, panel_count(args.out_channels) * chunks);
+        product_floats = round_up(items * products * item_plane, kPadding);
     }
 };
 

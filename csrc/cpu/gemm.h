@@ -2,8 +2,9 @@
 //
 // A panel is kPanelVectors vectors of output channels wide (the last of a matrix may be narrower) and lies in memory as
 // [k][width]. A micro kernel keeps kPanelRows × kPanelVectors accumulators in registers. k runs in blocks of
-// kBlockDepth, so that a block of a panel stays in the first-level cache while all rows pass over it; between blocks
-// the accumulators rest in C. Each element of C is therefore the same chain of fma's whatever rows it is computed with.
+// kBlockDepth, so that a block of a panel stays in the first-level cache while all rows pass over it; a block's sums
+// start from 0 and are added to C, which keeps the chains of roundings short. Each element of C goes through the same
+// operations whatever rows it is computed with.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ constexpr int kPanelVectors = 2;
 #endif
 constexpr int kPanelRows = 6;
 constexpr int kPanelWidth = kPanelVectors * kLanes;
-constexpr int64_t kBlockDepth = 128;
+constexpr int64_t kBlockDepth = 64;
 
 EDM_FAST_INLINE int64_t round_up(int64_t value, int64_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -47,7 +48,7 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) sum[i][j] = accumulate ? load(c + i * c_stride + j * kLanes) : Vec{};
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = Vec{};
     }
     const float* row[kRows];
 #pragma GCC unroll 8
@@ -67,7 +68,10 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) store(c + i * c_stride + j * kLanes, sum[i][j]);
+        for (int j = 0; j < kVectors; ++j) {
+            float* to = c + i * c_stride + j * kLanes;
+            store(to, accumulate ? load(to) + sum[i][j] : sum[i][j]);
+        }
     }
 }
 

@@ -13,24 +13,26 @@ constexpr __mmask16 kAllLanes = 0xFFFF;
 constexpr float kSigmoidBound = 87.0f;  // e^87 and its reciprocal are normal numbers
 
 // 1 / (1 + e^-x), x being clipped to ±kSigmoidBound; NaN for NaN. One Newton step behind the 14 bits of vrcp14ps costs
-// a third of a division and leaves the error below 1.5 ulp.
+// a third of a division. The error of x · sigmoid(x) is below 2.3 ulp above -5, and below 6 ulp at -87.
 EDM_FAST_INLINE Vec sigmoid(Vec x) {
-    const __m512 bound = _mm512_set1_ps(kSigmoidBound);
+    const __m512 low = _mm512_set1_ps(-kSigmoidBound), high = _mm512_set1_ps(kSigmoidBound);
     // Of these two the second operand is the result where one is NaN.
-    const Vec clipped = (Vec)_mm512_maskz_min_ps(
-        kAllLanes, bound, _mm512_maskz_max_ps(kAllLanes, _mm512_sub_ps(_mm512_setzero_ps(), bound), (__m512)x));
-    const Vec magic = splat(0x1.8p23f);
-    const Vec n = fma(clipped, splat(-0x1.715476p0f), magic) - magic;
+    const Vec clipped = (Vec)_mm512_maskz_min_ps(kAllLanes, high, _mm512_maskz_max_ps(kAllLanes, low, (__m512)x));
+    // n = -x / ln 2 rounded; the last bits of `shifted` are n + 127, the exponent of 2^n.
+    const Vec magic = splat(0x1.8p23f + 127.0f);
+    const Vec shifted = fma(clipped, splat(-0x1.715476p0f), magic);
+    const Vec n = shifted - magic;
+    const Vec power = (Vec)((VecInt)shifted << 23);
     // r = x + n ln 2, and e^-r as a polynomial in r: no sign needs to be turned.
-    const Vec r = fma(n, splat(0x1.2fefa2p-17f), fma(n, splat(0x1.62e300p-1f), clipped));
-    Vec p = splat(0x1.6850e4p-10f);
-    p = fma(p, r, splat(-0x1.123bccp-7f));
-    p = fma(p, r, splat(0x1.555b98p-5f));
-    p = fma(p, r, splat(-0x1.55548ep-3f));
-    p = fma(p, r, splat(0x1.fffff8p-2f));
+    const Vec r = fma(n, splat(0x1.62e430p-1f), clipped);
+    Vec p = splat(0x1.6ab928p-10f);
+    p = fma(p, r, splat(-0x1.126d64p-7f));
+    p = fma(p, r, splat(0x1.55589cp-5f));
+    p = fma(p, r, splat(-0x1.55540ap-3f));
+    p = fma(p, r, splat(0x1.fffffap-2f));
     p = fma(p, r, splat(-1.0f));
     p = fma(p, r, splat(1.0f));
-    const Vec denominator = 1.0f + (Vec)_mm512_maskz_scalef_ps(kAllLanes, (__m512)p, (__m512)n);
+    const Vec denominator = fma(p, power, splat(1.0f));
     const Vec estimate = (Vec)_mm512_maskz_rcp14_ps(kAllLanes, (__m512)denominator);
     return fma(estimate, fma(-denominator, estimate, splat(1.0f)), estimate);
 }

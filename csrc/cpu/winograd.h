@@ -2,11 +2,10 @@
 //
 //   Y = Aᵀ [ (G g Gᵀ) ∘ (Bᵀ d B) ] A
 //
-// F(2): points 0, 1, -1 and infinity. F(4): points 0, ±√½, ±√2 and infinity. With the usual 0, ±1, ±2 the largest error
-// is 4 to 8 times that of the direct form; these points are symmetric under x -> 1/x, which keeps all factors near 1.
+// F(2): points 0, 1, -1 and infinity. F(4): points 0, ±181/256, ±181/128 (√½, √2) and infinity. With the usual 0, ±1,
+// ±2 the largest error is 4 to 8 times that of the direct form; these points are symmetric under x -> 1/x, which keeps
+// all factors near 1.
 #pragma once
-
-#include <cmath>
 
 #include "simd.h"
 
@@ -48,18 +47,23 @@ struct Winograd<2> {
 template <>
 struct Winograd<4> {
     static constexpr int kTile = 6;
+    // √½ and √2, so short that every coefficient below is a float32: the forms are exact inverses of each other.
+    static constexpr double kNear = 181.0 / 256, kFar = 2 * kNear;
+    static constexpr double kNear2 = kNear * kNear, kFar2 = kFar * kFar;
 
     static inline __attribute__((always_inline)) void input(Vec* d, int stride) {
-        const Vec root2 = splat(0x1.6a09e6p+0f), half_root2 = splat(0x1.6a09e6p-1f);
         const Vec a = d[0], b = d[stride], c = d[2 * stride], e = d[3 * stride], f = d[4 * stride], g = d[5 * stride];
-        const Vec even = fma(splat(-2.0f), c, f), odd = fma(half_root2, e, -(root2 * b));
-        const Vec far_even = fma(splat(-0.5f), c, f), far_odd = fma(root2, e, -(half_root2 * b));
-        d[0] = fma(splat(-2.5f), c, a + f);
+        const Vec sum = splat(float(-(kNear2 + kFar2))), product = splat(float(kNear2 * kFar2));
+        const Vec even = fma(splat(float(-kFar2)), c, f);
+        const Vec odd = fma(splat(float(kNear)), e, splat(float(-kNear * kFar2)) * b);
+        const Vec far_even = fma(splat(float(-kNear2)), c, f);
+        const Vec far_odd = fma(splat(float(kFar)), e, splat(float(-kFar * kNear2)) * b);
+        d[0] = fma(product, a, fma(sum, c, f));
         d[stride] = even + odd;
         d[2 * stride] = even - odd;
         d[3 * stride] = far_even + far_odd;
         d[4 * stride] = far_even - far_odd;
-        d[5 * stride] = fma(splat(-2.5f), e, b + g);
+        d[5 * stride] = fma(product, b, fma(sum, e, g));
     }
 
     static inline __attribute__((always_inline)) void output(Vec* m, int stride) {
@@ -67,19 +71,20 @@ struct Winograd<4> {
         const Vec far_even = m[3 * stride] + m[4 * stride], far_odd = m[3 * stride] - m[4 * stride];
         const Vec first = m[0], last = m[5 * stride];
         m[0] = first + (near_even + far_even);
-        m[stride] = fma(splat(0x1.6a09e6p-1f), near_odd, splat(0x1.6a09e6p+0f) * far_odd);
-        m[2 * stride] = fma(splat(0.5f), near_even, 2.0f * far_even);
-        m[3 * stride] = last + fma(splat(0x1.6a09e6p-2f), near_odd, splat(0x1.6a09e6p+1f) * far_odd);
+        m[stride] = fma(splat(float(kNear)), near_odd, splat(float(kFar)) * far_odd);
+        m[2 * stride] = fma(splat(float(kNear2)), near_even, splat(float(kFar2)) * far_even);
+        m[3 * stride] = last + fma(splat(float(kNear2 * kNear)), near_odd, splat(float(kFar2 * kFar)) * far_odd);
     }
 
     template <class Value>
     static inline __attribute__((always_inline)) void filter(const Value* g, Value* out) {
-        const double root2 = std::sqrt(2.0), half_root2 = std::sqrt(0.5);
-        out[0] = g[0];
-        out[1] = (g[0] + half_root2 * g[1] + 0.5 * g[2]) / -1.5;
-        out[2] = (g[0] - half_root2 * g[1] + 0.5 * g[2]) / -1.5;
-        out[3] = (g[0] + root2 * g[1] + 2 * g[2]) / 6;
-        out[4] = (g[0] - root2 * g[1] + 2 * g[2]) / 6;
+        // Divisors are the derivatives of x (x² - near²) (x² - far²) at the points.
+        const double zero = kNear2 * kFar2, near = 2 * kNear2 * (kNear2 - kFar2), far = 2 * kFar2 * (kFar2 - kNear2);
+        out[0] = g[0] / zero;
+        out[1] = (g[0] + kNear * g[1] + kNear2 * g[2]) / near;
+        out[2] = (g[0] - kNear * g[1] + kNear2 * g[2]) / near;
+        out[3] = (g[0] + kFar * g[1] + kFar2 * g[2]) / far;
+        out[4] = (g[0] - kFar * g[1] + kFar2 * g[2]) / far;
         out[5] = g[2];
     }
 };

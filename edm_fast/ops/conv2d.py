@@ -1,8 +1,8 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
 On the CPU the kernels are our own: Winograd's F(4×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA, and for
-training, where packed weights do not pay, the convolution itself is the library's (cuDNN or oneDNN through PyTorch); there is
-no .cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
+training, where packed weights do not pay, the convolution is the library's (cuDNN or oneDNN through PyTorch): there is no
+.cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def conv2d(
 ) -> torch.Tensor:
     """out = (weight * [x, x2] + bias + channel_bias + residual) · scale, [N, O, H', W'], in x's dtype.
 
-    H' = H + 2·padding − k + 1. Our algorithms work in float32 inside whatever the storage dtype, with weights in float32;
+    H' = H + 2·padding − k + 1. Our algorithms work in float32 inside, whatever the storage dtype, with float32 weights;
     each sample's result is the same, to the bit, in every batch and on any number of threads. The library's follow
     PyTorch's rules. Differentiable with respect to every tensor.
 
@@ -91,7 +91,7 @@ def _repeated(image: torch.Tensor) -> torch.Tensor:
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> torch.Tensor:
-        x, weight, bias, x2, channel_bias, residual, residual_up, scale, padding, algorithm = args
+        x, weight, bias, x2, channel_bias, _residual, residual_up, scale, padding, _algorithm = args
         ctx.save_for_backward(x, weight, x2)
         ctx.options = residual_up, scale, padding
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (bias, channel_bias)]

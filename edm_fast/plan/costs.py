@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from edm_fast.plan.ir import Attention, Conv, Graph, GroupNormSilu, Operation, Resample, Residual, reads, writes
 
 # Multiplications and additions per element, about: statistics, normalisation and SiLU.
@@ -38,7 +41,7 @@ def weight_count(operation: Operation) -> int:
     return 0
 
 
-def describe(graph: Graph, element_bytes: int, details: dict[Operation, str] | None = None) -> str:
+def describe(graph: Graph, element_bytes: int, details: Mapping[Any, str] | None = None) -> str:
     """One line per operation: what it is, its shapes, bytes of activations and operations per sample; then the sums."""
     lines = []
     for index, operation in enumerate(graph.operations):
@@ -47,14 +50,15 @@ def describe(graph: Graph, element_bytes: int, details: dict[Operation, str] | N
         detail = (details or {}).get(operation, "")
         lines.append(
             f"{index:3d} {_kind(operation):14s} {writes(operation)[0].name:28s} {inputs} -> {outputs}  "
-            f"{activation_bytes(operation, element_bytes) / 1e3:.0f} kB  {flops(operation) / 1e6:.1f} MFLOP  {detail}".rstrip()
+            f"{activation_bytes(operation, element_bytes) / 1e3:.0f} kB  {flops(operation) / 1e6:.1f} MFLOP"
+            f"{'  ' + detail if detail else ''}"
         )
     total_bytes = sum(activation_bytes(operation, element_bytes) for operation in graph.operations)
     total_flops = sum(flops(operation) for operation in graph.operations)
     weights = sum(weight_count(operation) for operation in graph.operations)
     lines.append(
-        f"{len(graph.operations)} operations, {total_bytes / 1e6:.1f} MB of activations and {total_flops / 1e9:.2f} GFLOP "
-        f"per sample, {weights:,} weights"
+        f"{len(graph.operations)} operations, {total_bytes / 1e6:.1f} MB of activations and "
+        f"{total_flops / 1e9:.2f} GFLOP per sample, {weights:,} weights"
     )
     return "\n".join(lines)
 

@@ -124,7 +124,7 @@ class CpuPlan:
         source, module = norm.sources[0], norm.module
         weight, bias = (
             self._constant(parameter.detach().to("cpu", torch.float32, copy=True).contiguous())
-            for parameter in (module.weight, module.bias)  # type: ignore[union-attr]
+            for parameter in (module.weight, module.bias)
         )
         self._plan.group_norm_silu(
             (source.height, source.width),

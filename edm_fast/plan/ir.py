@@ -7,7 +7,7 @@ plan. Weights are named by the modules that own them, so that a plan can be pack
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -55,11 +55,11 @@ class Resampling:
 class Conv:
     """out = (weight * sources + biases + residual) · scale; `module` is a Conv2d with 3×3 or 1×1 weights.
 
-    `packed_qkv`: the output channels go from (head, channel, q|k|v) to q | k | v. `residual_up`: the residual has half the
-    resolution, and each of its pixels counts four times.
+    `packed_qkv`: the output channels go from (head, channel, q|k|v) to q | k | v. `residual_up`: the residual has half
+    the resolution, and each of its pixels counts four times.
     """
 
-    module: nn.Module
+    module: Any
     sources: tuple[Image, ...]
     out: Image
     kernel: int
@@ -75,7 +75,7 @@ class Conv:
 class GroupNormSilu:
     """`edm_fast.ops.group_norm_silu` with the parameters of `module`; `scale` and `shift` come together."""
 
-    module: nn.Module
+    module: Any
     sources: tuple[Image, ...]
     out: Image
     silu: bool = True
@@ -112,7 +112,7 @@ class Attention:
     heads: int
 
 
-Operation = Union[Conv, GroupNormSilu, Resample, Residual, Attention]
+Operation: TypeAlias = Conv | GroupNormSilu | Resample | Residual | Attention
 
 
 @dataclass(eq=False)
@@ -122,12 +122,12 @@ class Graph:
     input: Image
     output: Image
     operations: list[Operation] = field(default_factory=list)
-    affines: list[nn.Module] = field(default_factory=list)
+    affines: list[Any] = field(default_factory=list)
 
     @property
     def columns(self) -> int:
         """Width of a modulation row."""
-        return sum(affine.weight.shape[0] for affine in self.affines)  # type: ignore[union-attr,misc]
+        return sum(affine.weight.shape[0] for affine in self.affines)
 
 
 def reads(operation: Operation) -> list[Image]:

@@ -14,22 +14,24 @@ from edm_fast.reference import dhariwal_unet, song_unet
 from edm_fast.reference.unet_block import UNetBlock
 
 
-def lower(network: nn.Module, height: int, width: int) -> Graph:
+def lower(network: Any, height: int, width: int) -> Graph:
     """The graph of a SongUNet or DhariwalUNet in evaluation mode, for images of height × width.
 
     Raises ValueError if a level does not divide the image, TypeError for another network.
     """
-    if not isinstance(network, (song_unet.SongUNet, dhariwal_unet.DhariwalUNet, SongUNet, DhariwalUNet)):
+    if not can_lower(network):
         raise TypeError(f"net: a plan needs a SongUNet or a DhariwalUNet, and this is a {type(network).__name__}")
     divisor = 2 ** (network.num_levels - 1)
     if height % divisor or width % divisor or height < 1 or width < 1:
         raise ValueError(f"x: {height}x{width} pixels; {network.num_levels} levels need multiples of {divisor}")
     builder = _Builder(Image("input", network.in_channels, height, width))
-    if hasattr(network, "out_norm"):
-        output = _dhariwal(builder, network)
-    else:
-        output = _song(builder, network)
+    output = _dhariwal(builder, network) if hasattr(network, "out_norm") else _song(builder, network)
     return Graph(builder.input, output, builder.operations, builder.affines)
+
+
+def can_lower(network: Any) -> bool:
+    """Whether `lower` knows the architecture; a subclass with a forward of its own is another one."""
+    return type(network) in (song_unet.SongUNet, dhariwal_unet.DhariwalUNet, SongUNet, DhariwalUNet)
 
 
 def _song(build: _Builder, network: Any) -> Image:
@@ -92,14 +94,16 @@ class _Builder:
         scale: float = 1.0,
         padding: int | None = None,
         packed_qkv: bool = False,
+        biases: Sequence[nn.Parameter | None] | None = None,
     ) -> Image:
+        """A convolution; `biases` in place of its own."""
         kernel = module.weight.shape[-1]
         padding = kernel // 2 if padding is None else padding
         grown = 2 * padding - kernel + 1
         out = Image(name, module.weight.shape[0], sources[0].height + grown, sources[0].width + grown)
-        biases = () if module.bias is None else (module.bias,)
+        added = tuple(bias for bias in ([module.bias] if biases is None else biases) if bias is not None)
         self.operations.append(
-            Conv(module, tuple(sources), out, kernel, padding, biases, residual, residual_up, scale, packed_qkv)
+            Conv(module, tuple(sources), out, kernel, padding, added, residual, residual_up, scale, packed_qkv)
         )
         return out
 
@@ -160,17 +164,26 @@ class _Builder:
             [bias] = self.columns(block.affine, 1)
             h = self.norm(f"{name}.norm1", block.norm1, (h,), pre_bias=bias)
         residual_up = False
+        biases = [block.conv1.bias]
         if not projected:
             residual = untouched if untouched is not None else sources[0]
         elif up:
-            residual = self.conv(f"{name}.skip", block.skip, sources)
+            # A bias before the filter would fade at the border, where the filter sees zeros.
+            residual = self.conv(f"{name}.skip", block.skip, sources, biases=())
+            biases.append(block.skip.bias)
             residual_up = resampling.taps == (0.5, 0.5)
             if not residual_up:
                 residual = self.resample(f"{name}.skip.up", residual, block.skip)
         else:
             residual = self.conv(f"{name}.skip", block.skip, sources if untouched is None else (untouched,))
         x = self.conv(
-            f"{name}.conv1", block.conv1, (h,), residual=residual, residual_up=residual_up, scale=block.skip_scale
+            f"{name}.conv1",
+            block.conv1,
+            (h,),
+            residual=residual,
+            residual_up=residual_up,
+            scale=block.skip_scale,
+            biases=biases,
         )
         if not block.num_heads:
             return x

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import torch
 
@@ -25,8 +24,8 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
     Args:
         net: a preconditioned network of this library, on the CPU. Changed weights are noticed and packed again.
         dtype: storage of activations, float32, bfloat16 or float16. Sums and products are float32 in each.
-        conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2" or "direct". Winograd's forms are within
-            the error of the direct form (2×), and their weights take 4× and 1.8× the memory.
+        conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2" or "direct". Winograd's forms are
+            within the error of the direct form (2×), and their weights take 4× and 1.8× the memory.
 
     The result of a sample does not depend, to the bit, on the batch it is in or on the number of threads.
 
@@ -82,6 +81,11 @@ class Prepared:
                 self._modulation = Modulation(self.net.model, graph.affines)
             return found
 
+    @property
+    def columns(self) -> int:
+        """Width of a modulation row."""
+        return self.plan(self.img_resolution, self.img_resolution).graph.columns
+
     def modulation(
         self,
         c_noise: torch.Tensor,
@@ -103,7 +107,7 @@ class Prepared:
         class_labels: torch.Tensor | None = None,
         augment_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """F(x_in; c_noise) [N, img_channels, H, W] in the plan's dtype; c_noise holds 1 or N values, labels 1 or N rows."""
+        """F(x_in; c_noise) [N, img_channels, H, W] in the plan's dtype; 1 or N values in c_noise, 1 or N labels."""
         self.net._check_input(x_in, c_noise)
         labels = self.net._label_rows(class_labels, x_in)
         augment = None if augment_labels is None else augment_labels.float()
@@ -143,8 +147,7 @@ class Prepared:
     def describe(self) -> str:
         """The plan, a line per operation with shapes, bytes and operations; then sums, memory and packed weights."""
         plan = self.plan(self.img_resolution, self.img_resolution)
-        details = {conv: algorithm for conv, algorithm in plan.algorithms.items()}
-        text = describe(plan.graph, self.dtype.itemsize, details)  # type: ignore[arg-type]
+        text = describe(plan.graph, self.dtype.itemsize, plan.algorithms)
         return (
             f"{text}\n{plan.arena_bytes_per_sample / 1e6:.2f} MB of memory for activations per sample, "
             f"{plan.weight_bytes / 1e6:.1f} MB of packed weights"

@@ -38,7 +38,7 @@ def separate_qkv(tensor: torch.Tensor) -> torch.Tensor:
 
 def conv_weight(conv: Conv) -> torch.Tensor:
     """The weight [O, I, k, k] of a layer in the order of its plan."""
-    weight: torch.Tensor = conv.module.weight  # type: ignore[assignment]
+    weight: torch.Tensor = conv.module.weight
     return separate_qkv(weight) if conv.packed_qkv else weight
 
 

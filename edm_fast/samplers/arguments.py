@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from edm_fast.plan import Prepared
+
 Labels = torch.Tensor | Sequence[int] | None
 
 
@@ -107,6 +109,8 @@ def check_latents(latents: Any, net: Any) -> torch.Tensor:
 
 def net_device(net: Any) -> torch.device | None:
     """Where the network's parameters lie; None if it has none."""
+    if isinstance(net, Prepared):
+        net = net.net
     if isinstance(net, torch.nn.Module):
         for tensor in [*net.parameters(), *net.buffers()]:
             return tensor.device

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 
 from edm_fast.networks import Precond
+from edm_fast.plan import Prepared
+from edm_fast.plan.cache import prepared_for
 from edm_fast.samplers.table import SolverTable
+
+# Modulation rows are made for as many evaluations as fit.
+_MODULATION_BYTES = 64 << 20
 
 
 class Evaluation(Protocol):
@@ -19,6 +24,7 @@ class Evaluation(Protocol):
     c_out: np.ndarray
     c_in: np.ndarray
     input_dtype: torch.dtype
+    input_format: torch.memory_format
     owns_input: bool  # the network may keep or return its input, so each evaluation gets a tensor of its own
 
     def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor: ...
@@ -28,6 +34,7 @@ class DenoiserEvaluation:
     """Any callable net(x/s, σ, class_labels) → D: x/s in the state's dtype, σ a float64 scalar tensor on its device."""
 
     owns_input = True
+    input_format = torch.contiguous_format
 
     def __init__(
         self,
@@ -54,6 +61,7 @@ class PrecondEvaluation:
     """A preconditioned network of this library: the preconditioning runs in `solver_step`, only F in the network."""
 
     owns_input = False
+    input_format = torch.contiguous_format
 
     def __init__(
         self,
@@ -81,6 +89,43 @@ class PrecondEvaluation:
         return checked_output(output, net_input)
 
 
+class PlanEvaluation:
+    """A prepared network: the modulation rows of many evaluations come from one product, and F from one call."""
+
+    owns_input = False
+    input_format = torch.channels_last
+
+    def __init__(self, prepared: Prepared, table: SolverTable, class_labels: torch.Tensor | None) -> None:
+        prepared.refresh()
+        coefficients = prepared.net.coefficients(torch.tensor(table.sigma, dtype=torch.float32))
+        self.c_skip, self.c_out, self.c_in = (
+            part.double().numpy() for part in (coefficients.c_skip, coefficients.c_out, coefficients.c_in)
+        )
+        self.input_dtype = prepared.dtype
+        self._prepared = prepared
+        self._c_noise = coefficients.c_noise
+        self._labels: torch.Tensor | None = None
+        self._of_sample: torch.Tensor | None = None
+        if class_labels is not None and prepared.label_dim:
+            self._labels, self._of_sample = class_labels.unique(dim=0, return_inverse=True)
+        distinct = 1 if self._labels is None else self._labels.shape[0]
+        self._window = max(1, _MODULATION_BYTES // (4 * distinct * prepared.columns))
+        self._first, self._rows = 0, torch.empty(0)
+
+    def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor:
+        if not self._first <= index < self._first + len(self._rows):
+            self._first, self._rows = index, self._modulations(self._c_noise[index : index + self._window])
+        rows = self._rows[index - self._first]
+        return self._prepared.run(net_input, rows if len(rows) == 1 else rows[self._of_sample])
+
+    def _modulations(self, c_noise: torch.Tensor) -> torch.Tensor:
+        """[evaluations, distinct labels, columns]."""
+        distinct = 1 if self._labels is None else self._labels.shape[0]
+        labels = None if self._labels is None else self._labels.repeat(len(c_noise), 1)
+        rows = self._prepared.modulation(c_noise.repeat_interleave(distinct), labels)
+        return rows.view(len(c_noise), distinct, -1)
+
+
 def runs_in_half(net: Precond, device: torch.device) -> bool:
     """True if the network computes in float16 on this device."""
     return net.use_fp16 and device.type == "cuda"
@@ -104,8 +149,15 @@ def evaluation_of(
     device: torch.device,
     state_dtype: torch.dtype,
     force_fp32: bool = False,
+    prepare: bool = True,
 ) -> Evaluation:
-    """The evaluation for a network: by its F where that is known, by its denoised output otherwise."""
+    """The evaluation for a network: by its plan or its F where they are known, by its denoised output otherwise.
+
+    `prepare`: let a network of this library be prepared; a `Prepared` is used as it is.
+    """
+    prepared = net if isinstance(net, Prepared) else prepared_for(net, device) if prepare else None
+    if prepared is not None:
+        return PlanEvaluation(prepared, table, class_labels)
     if is_plain_precond(net):
         return PrecondEvaluation(net, table, class_labels, device, force_fp32)
     return DenoiserEvaluation(net, table, class_labels, device, state_dtype)

@@ -63,7 +63,7 @@ def execute(
     if latents.shape[0] == 0:
         return state[0].to(output_dtype or state_dtype)
     rows = torch.from_numpy(table.rows(evaluation.c_skip, evaluation.c_out, evaluation.c_in)).to(device)
-    net_input = torch.empty_like(state[0], dtype=evaluation.input_dtype)
+    net_input = torch.empty_like(state[0], dtype=evaluation.input_dtype, memory_format=evaluation.input_format)
     last = table.evaluations
     model_output: torch.Tensor | None = None
     for row in range(last + 1):

@@ -59,13 +59,13 @@ def finite_images(
     images = make(everything, False)
     broken = everything[_not_finite(images)]
     if len(broken) and half:
-        logger.warning("%d images overflowed in float16 and are made again in float32", len(broken))
+        logger.warning("%d images overflowed in 16 bits and are made again in float32", len(broken))
         images[broken] = make(broken, True)
         broken = everything[_not_finite(images)]
     if len(broken):
         named = [seed % 2**64 for seed in seeds[broken].tolist()]
         listed = ", ".join(map(str, named[:10])) + (" …" if len(named) > 10 else "")
-        layer = first_bad_layer(net, lambda: make(broken[:1], half))
+        layer = first_bad_layer(net, lambda: make(broken[:1], True))
         raise FloatingPointError(
             f"net: gave NaN or infinity for {len(named)} of {len(images)} images: seeds {listed}"
             + (f"; first in layer {layer}" if layer else "")

@@ -13,6 +13,7 @@ import torch
 from edm_fast.ops.backends import extension, usable_device
 from edm_fast.ops.randn import DOMAIN_LABELS, randn
 from edm_fast.ops.tensors import seed_tensor
+from edm_fast.plan import Prepared
 from edm_fast.samplers import arguments
 from edm_fast.samplers.edm import edm_table
 from edm_fast.samplers.evaluation import evaluation_of, is_plain_precond, runs_in_half
@@ -33,6 +34,7 @@ def sample(
     shape: Sequence[int] | None = None,
     device: torch.device | str | None = None,
     state_dtype: torch.dtype = torch.float64,
+    prepare: bool = True,
     progress: Callable[[int, int], object] | None = None,
     callback: Callback | None = None,
     **table_arguments: Any,
@@ -51,6 +53,8 @@ def sample(
         shape: (C, H, W); by default (img_channels, img_resolution, img_resolution) of the network.
         device: where to compute; by default where the network's parameters lie.
         state_dtype: float64 or float32; dtype of the sampler's state.
+        prepare: run networks of this library through `edm_fast.prepare(net)`, on the CPU and in evaluation mode. Its
+            packed weights are kept with the network. Pass a prepared network to choose its dtype.
         progress: called with (images done, images in all) after each batch.
         callback: called with a `Progress` once per step of each batch.
         table_arguments: sigma_min, sigma_max, rho, discretization, schedule, scaling, alpha, S_churn, S_min, S_max,
@@ -78,7 +82,11 @@ def sample(
 
     if isinstance(net, torch.nn.Module) and net.training:
         logger.warning("net: is in training mode, so dropout acts while sampling; net.eval() switches it off")
-    half = is_plain_precond(net) and runs_in_half(net, where)
+    module = net.net if isinstance(net, Prepared) else net
+    if isinstance(net, Prepared):
+        half = net.dtype != torch.float32
+    else:
+        half = is_plain_precond(net) and runs_in_half(net, where)
 
     images = torch.empty([keys.shape[0], *image_shape], dtype=torch.float32, device=where)
 
@@ -90,7 +98,8 @@ def sample(
             chosen_seeds = part_seeds[chosen]
             with torch.no_grad():
                 latents = randn(image_shape, chosen_seeds, 0, dtype=state_dtype, device=where)
-                evaluation = evaluation_of(net, table, labels, where, state_dtype, force_fp32)
+                chosen_net = module if force_fp32 else net
+                evaluation = evaluation_of(chosen_net, table, labels, where, state_dtype, force_fp32, prepare)
             return execute(
                 table,
                 evaluation,
@@ -101,7 +110,7 @@ def sample(
                 callback=callback if len(chosen) == len(part_seeds) and not force_fp32 else None,
             )
 
-        images[part] = finite_images(chosen_images, part_seeds, net, half)
+        images[part] = finite_images(chosen_images, part_seeds, module, half)
 
     in_batches(make, keys.shape[0], batch, progress)
     return images
