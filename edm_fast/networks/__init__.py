@@ -6,6 +6,7 @@ these are, with another forward.
 
 from __future__ import annotations
 
+from edm_fast.networks.accelerate import accelerate
 from edm_fast.networks.dhariwal_unet import DhariwalUNet
 from edm_fast.networks.preconditioning import EDMPrecond, Precond, VEPrecond, VPPrecond, iDDPMPrecond
 from edm_fast.networks.song_unet import SongUNet
@@ -19,5 +20,6 @@ __all__ = [
     "SongUNet",
     "VEPrecond",
     "VPPrecond",
+    "accelerate",
     "iDDPMPrecond",
 ]
