@@ -2,9 +2,10 @@
 
 from edm_fast.checkpoints import load
 from edm_fast.errors import CheckpointError
+from edm_fast.networks.accelerate import accelerate
 from edm_fast.ops.randn import randn
 from edm_fast.plan import prepare
 from edm_fast.samplers.sample import sample
 
 __version__ = "0.1.0"
-__all__ = ["CheckpointError", "__version__", "load", "prepare", "randn", "sample"]
+__all__ = ["CheckpointError", "__version__", "accelerate", "load", "prepare", "randn", "sample"]

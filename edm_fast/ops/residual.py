@@ -85,10 +85,10 @@ def residual(
     b = None if b is None else channels_last(b.to(a.dtype))
     bias = None if bias is None else float_rows(bias)
     if needs_grad:
-        result, statistics = _Residual.apply(backend, a, b, bias, scale, moments)
+        results = _Residual.apply(backend, a, b, bias, scale, moments)
     else:
-        result, statistics = _forward(backend, a, b, bias, scale, moments, out)
-    return (result, statistics) if moments else result
+        results = _forward(backend, a, b, bias, scale, moments, out)
+    return results if moments else results[0]
 
 
 def _reference(
@@ -119,7 +119,7 @@ def _forward(
     scale: float,
     moments: bool,
     out: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, ...]:
     if out is None:
         out = torch.empty_like(a, memory_format=torch.channels_last)
     statistics = torch.empty([*a.shape[:2], 2], dtype=torch.float32, device=a.device) if moments else None
@@ -127,7 +127,7 @@ def _forward(
         torch.ops.edm_fast.residual_(a, b, bias, scale, out, statistics)
     else:
         _run(backend, a, b, bias, scale, out, statistics)
-    return out, statistics
+    return (out,) if statistics is None else (out, statistics)
 
 
 class _Residual(torch.autograd.Function):
@@ -140,19 +140,19 @@ class _Residual(torch.autograd.Function):
         bias: torch.Tensor | None,
         scale: float,
         moments: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, ...]:
         ctx.backend, ctx.scale = backend, scale
-        out, statistics = _forward(backend, a, b, bias, scale, moments)
-        if statistics is not None:
-            ctx.mark_non_differentiable(statistics)
-        return out, statistics
+        results = _forward(backend, a, b, bias, scale, moments)
+        if moments:
+            ctx.mark_non_differentiable(results[1])
+        return results
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor, *_: torch.Tensor) -> Any:
         scaled, grad_bias = grad, None
         if ctx.scale != 1:
-            scaled, _ = _forward(ctx.backend, channels_last(grad), None, None, ctx.scale, False)
+            [scaled] = _forward(ctx.backend, channels_last(grad), None, None, ctx.scale, False)
         if ctx.needs_input_grad[3]:
             grad_bias = grad.sum([0, 2, 3], dtype=torch.float32) * ctx.scale
         return None, scaled, scaled if ctx.needs_input_grad[2] else None, grad_bias, None, None

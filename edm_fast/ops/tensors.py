@@ -133,9 +133,7 @@ def channels_last(tensor: torch.Tensor) -> torch.Tensor:
 
     A tensor of other dimensions is returned for the op's check to name it.
     """
-    if tensor.dim() != 4 or pixel_stride(tensor) == tensor.shape[1]:
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def channels_last_or_slice(tensor: torch.Tensor) -> torch.Tensor:

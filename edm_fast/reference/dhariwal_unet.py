@@ -22,6 +22,10 @@ class DhariwalUNet(nn.Module):
     `RxR_<part>`. Attention heads have 64 channels, so a level with fewer has no attention at all.
     """
 
+    # What the parts are made by; subclasses with another forward put theirs here.
+    block_class: type[UNetBlock] = UNetBlock
+    conv_class: type[Conv2d] = Conv2d
+
     def __init__(
         self,
         img_resolution: int,
@@ -75,7 +79,7 @@ class DhariwalUNet(nn.Module):
         self.dec = nn.ModuleDict()
         self._build_decoder(widths, skip_channels, num_blocks, attn_resolutions)
         self.out_norm = GroupNorm(widths[0])
-        self.out_conv = Conv2d(widths[0], out_channels, kernel=3, **init_zero)
+        self.out_conv = self.conv_class(widths[0], out_channels, kernel=3, **init_zero)
 
     def _build_encoder(
         self, widths: list[int], num_blocks: int, attn_resolutions: Sequence[int], init: dict[str, Any]
@@ -87,13 +91,13 @@ class DhariwalUNet(nn.Module):
             resolution = self.img_resolution >> level
             name = f"{resolution}x{resolution}"
             if level == 0:
-                self.enc[f"{name}_conv"] = Conv2d(self.in_channels, channels, kernel=3, **init)
+                self.enc[f"{name}_conv"] = self.conv_class(self.in_channels, channels, kernel=3, **init)
             else:
-                self.enc[f"{name}_down"] = UNetBlock(channels, channels, down=True, **self._block)
+                self.enc[f"{name}_down"] = self.block_class(channels, channels, down=True, **self._block)
             skip_channels.append(channels)
             for index in range(num_blocks):
                 attend = resolution in attn_resolutions
-                self.enc[f"{name}_block{index}"] = UNetBlock(channels, width, attention=attend, **self._block)
+                self.enc[f"{name}_block{index}"] = self.block_class(channels, width, attention=attend, **self._block)
                 channels = width
                 skip_channels.append(channels)
         return skip_channels
@@ -108,13 +112,13 @@ class DhariwalUNet(nn.Module):
             resolution = self.img_resolution >> level
             name = f"{resolution}x{resolution}"
             if level == len(widths) - 1:
-                self.dec[f"{name}_in0"] = UNetBlock(channels, channels, attention=True, **self._block)
-                self.dec[f"{name}_in1"] = UNetBlock(channels, channels, **self._block)
+                self.dec[f"{name}_in0"] = self.block_class(channels, channels, attention=True, **self._block)
+                self.dec[f"{name}_in1"] = self.block_class(channels, channels, **self._block)
             else:
-                self.dec[f"{name}_up"] = UNetBlock(channels, channels, up=True, **self._block)
+                self.dec[f"{name}_up"] = self.block_class(channels, channels, up=True, **self._block)
             for index in range(num_blocks + 1):
                 attend = resolution in attn_resolutions
-                self.dec[f"{name}_block{index}"] = UNetBlock(
+                self.dec[f"{name}_block{index}"] = self.block_class(
                     channels + unused.pop(), width, attention=attend, **self._block
                 )
                 channels = width

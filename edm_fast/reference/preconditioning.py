@@ -7,7 +7,7 @@ Each class is one row of table 1 of Karras et al. (2022). x, D and σ are float3
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ class Precond(nn.Module):
 
     sigma_min: float
     sigma_max: float
+    model_types: Mapping[str, Callable[..., nn.Module]] = MODEL_TYPES
 
     def __init__(
         self,
@@ -58,8 +59,8 @@ class Precond(nn.Module):
         own_options: dict[str, Any],
         out_channels: int | None = None,
     ) -> None:
-        if model_type not in MODEL_TYPES:
-            raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}, but it is {model_type!r}")
+        if model_type not in self.model_types:
+            raise ValueError(f"model_type must be one of {', '.join(self.model_types)}, but it is {model_type!r}")
         super().__init__()
         self.img_resolution = img_resolution
         self.img_channels = img_channels
@@ -74,7 +75,7 @@ class Precond(nn.Module):
             "model_type": model_type,
             **{name: _plain(value) for name, value in model_kwargs.items()},
         }
-        self.model = MODEL_TYPES[model_type](
+        self.model = self.model_types[model_type](
             img_resolution=img_resolution,
             in_channels=img_channels,
             out_channels=img_channels if out_channels is None else out_channels,
@@ -110,14 +111,18 @@ class Precond(nn.Module):
         Raises ValueError for wrong channels, resolution, labels, or a wrong number of noise levels.
         """
         self._check_input(x_in, c_noise)
-        half = self.use_fp16 and not force_fp32 and x_in.device.type == "cuda"
         output = self.model(
-            x_in.to(torch.float16 if half else torch.float32),
+            x_in.to(self.network_dtype(x_in.device, force_fp32)),
             c_noise.to(torch.float32).flatten(),
             class_labels=self._label_rows(class_labels, x_in),
             **model_kwargs,
         )
         return output[:, : self.img_channels].to(torch.float32)
+
+    def network_dtype(self, device: torch.device, force_fp32: bool) -> torch.dtype:
+        """Return the dtype that F runs in."""
+        half = self.use_fp16 and not force_fp32 and device.type == "cuda"
+        return torch.float16 if half else torch.float32
 
     def _check_input(self, x: Tensor, sigma: Tensor) -> None:
         # Without this a missing batch dimension would come into being by broadcasting against σ.

@@ -48,6 +48,10 @@ class SongUNet(nn.Module):
     Raises ValueError for an unknown embedding_type, encoder_type or decoder_type.
     """
 
+    # What the parts are made by; subclasses with another forward put theirs here.
+    block_class: type[UNetBlock] = UNetBlock
+    conv_class: type[Conv2d] = Conv2d
+
     def __init__(
         self,
         img_resolution: int,
@@ -131,21 +135,23 @@ class SongUNet(nn.Module):
             resolution = self.img_resolution >> level
             name = f"{resolution}x{resolution}"
             if level == 0:
-                self.enc[f"{name}_conv"] = Conv2d(self.in_channels, channels, kernel=3, **self._init)
+                self.enc[f"{name}_conv"] = self.conv_class(self.in_channels, channels, kernel=3, **self._init)
             else:
-                self.enc[f"{name}_down"] = UNetBlock(channels, channels, down=True, **self._block)
+                self.enc[f"{name}_down"] = self.block_class(channels, channels, down=True, **self._block)
                 if encoder_type == "skip":
-                    self.enc[f"{name}_aux_down"] = Conv2d(aux_channels, aux_channels, kernel=0, down=True, **resample)
-                    self.enc[f"{name}_aux_skip"] = Conv2d(aux_channels, channels, kernel=1, **self._init)
+                    self.enc[f"{name}_aux_down"] = self.conv_class(
+                        aux_channels, aux_channels, kernel=0, down=True, **resample
+                    )
+                    self.enc[f"{name}_aux_skip"] = self.conv_class(aux_channels, channels, kernel=1, **self._init)
                 if encoder_type == "residual":
-                    self.enc[f"{name}_aux_residual"] = Conv2d(
+                    self.enc[f"{name}_aux_residual"] = self.conv_class(
                         aux_channels, channels, kernel=3, down=True, fused_resample=True, **resample, **self._init
                     )
                     aux_channels = channels
             skip_channels.append(channels)
             for index in range(num_blocks):
                 attend = resolution in attn_resolutions
-                self.enc[f"{name}_block{index}"] = UNetBlock(channels, width, attention=attend, **self._block)
+                self.enc[f"{name}_block{index}"] = self.block_class(channels, width, attention=attend, **self._block)
                 channels = width
                 skip_channels.append(channels)
         return skip_channels
@@ -168,21 +174,23 @@ class SongUNet(nn.Module):
             resolution = self.img_resolution >> level
             name = f"{resolution}x{resolution}"
             if level == lowest:
-                self.dec[f"{name}_in0"] = UNetBlock(channels, channels, attention=True, **self._block)
-                self.dec[f"{name}_in1"] = UNetBlock(channels, channels, **self._block)
+                self.dec[f"{name}_in0"] = self.block_class(channels, channels, attention=True, **self._block)
+                self.dec[f"{name}_in1"] = self.block_class(channels, channels, **self._block)
             else:
-                self.dec[f"{name}_up"] = UNetBlock(channels, channels, up=True, **self._block)
+                self.dec[f"{name}_up"] = self.block_class(channels, channels, up=True, **self._block)
             for index in range(num_blocks + 1):
                 attend = index == num_blocks and resolution in attn_resolutions
-                self.dec[f"{name}_block{index}"] = UNetBlock(
+                self.dec[f"{name}_block{index}"] = self.block_class(
                     channels + unused.pop(), width, attention=attend, **self._block
                 )
                 channels = width
             if decoder_type == "skip" or level == 0:
                 if decoder_type == "skip" and level < lowest:
-                    self.dec[f"{name}_aux_up"] = Conv2d(out_channels, out_channels, kernel=0, up=True, **resample)
+                    self.dec[f"{name}_aux_up"] = self.conv_class(
+                        out_channels, out_channels, kernel=0, up=True, **resample
+                    )
                 self.dec[f"{name}_aux_norm"] = GroupNorm(channels, eps=1e-6)
-                self.dec[f"{name}_aux_conv"] = Conv2d(channels, out_channels, kernel=3, **self._init_zero)
+                self.dec[f"{name}_aux_conv"] = self.conv_class(channels, out_channels, kernel=3, **self._init_zero)
 
     def embed(
         self,

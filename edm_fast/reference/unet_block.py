@@ -30,6 +30,8 @@ class UNetBlock(nn.Module):
     that end a residual branch, and of qkv.
     """
 
+    conv_class: type[Conv2d] = Conv2d
+
     def __init__(
         self,
         in_channels: int,
@@ -67,18 +69,18 @@ class UNetBlock(nn.Module):
 
         resampling: dict[str, Any] = {"up": up, "down": down, "resample_filter": resample_filter}
         self.norm0 = GroupNorm(in_channels, eps=eps)
-        self.conv0 = Conv2d(in_channels, out_channels, kernel=3, **resampling, **init)
+        self.conv0 = self.conv_class(in_channels, out_channels, kernel=3, **resampling, **init)
         self.affine = Linear(emb_channels, out_channels * (2 if adaptive_scale else 1), **init)
         self.norm1 = GroupNorm(out_channels, eps=eps)
-        self.conv1 = Conv2d(out_channels, out_channels, kernel=3, **init_zero)
+        self.conv1 = self.conv_class(out_channels, out_channels, kernel=3, **init_zero)
         self.skip: Conv2d | None = None
         if in_channels != out_channels or up or down:
             kernel = 1 if resample_proj or in_channels != out_channels else 0
-            self.skip = Conv2d(in_channels, out_channels, kernel=kernel, **resampling, **init)
+            self.skip = self.conv_class(in_channels, out_channels, kernel=kernel, **resampling, **init)
         if self.num_heads:
             self.norm2 = GroupNorm(out_channels, eps=eps)
-            self.qkv = Conv2d(out_channels, out_channels * 3, kernel=1, **init_attn)
-            self.proj = Conv2d(out_channels, out_channels, kernel=1, **init_zero)
+            self.qkv = self.conv_class(out_channels, out_channels * 3, kernel=1, **init_attn)
+            self.proj = self.conv_class(out_channels, out_channels, kernel=1, **init_zero)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Return [N, out_channels, H', W'] in x's dtype; `affine` runs in emb's dtype and its result is rounded."""
