@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from edm_fast.networks.convolution import convolve
-from edm_fast.networks.layers import Conv2d, normalized, total_bias
+from edm_fast.networks.layers import Conv2d, GroupNorm, total_bias
 from edm_fast.ops.attention import attention
 from edm_fast.ops.residual import residual
 from edm_fast.reference import unet_block as reference
@@ -23,6 +22,10 @@ class UNetBlock(reference.UNetBlock):
     """
 
     conv_class = Conv2d
+    norm_class = GroupNorm
+    norm0: GroupNorm
+    norm1: GroupNorm
+    norm2: GroupNorm
     conv0: Conv2d
     conv1: Conv2d
     skip: Conv2d | None
@@ -40,29 +43,27 @@ class UNetBlock(reference.UNetBlock):
         conv0, skip = self.conv0, self.skip
         resampling: dict[str, Any] = {"up": conv0.up, "down": conv0.down, "taps": conv0.taps}
         plain = x2 is not None or conv0.up or conv0.down
-        normed = normalized(self.norm0, x, x2=x2, plain=plain, **resampling)
+        normed = self.norm0(x, silu=True, x2=x2, plain=plain, **resampling)
         h, shortcut = normed if plain else (normed, x)
-        assert conv0.weight is not None
-        assert self.conv1.weight is not None
 
-        h = convolve(h, conv0.weight)
+        h = conv0(h, with_bias=False, resampled=True)
         e = self.affine(emb)
         if self.adaptive_scale:
             scale, shift = e.chunk(2, dim=1)
             first_bias = None if conv0.bias is None else conv0.bias[None]
-            h = normalized(self.norm1, h, pre_bias=first_bias, scale=scale, shift=shift)
+            h = self.norm1(h, silu=True, pre_bias=first_bias, scale=scale, shift=shift)
         else:
-            h = normalized(self.norm1, h, pre_bias=e if conv0.bias is None else e + conv0.bias)
+            h = self.norm1(h, silu=True, pre_bias=e if conv0.bias is None else e + conv0.bias)
         if self.training and self.dropout:
             h = functional.dropout(h, p=self.dropout)
 
-        last_bias: Tensor | None = self.conv1.bias
+        skip_bias = None
         if skip is not None and skip.weight is not None:
-            shortcut = convolve(shortcut, skip.weight)
-            last_bias = total_bias(last_bias, skip.bias)
+            shortcut, skip_bias = skip(shortcut, with_bias=False, resampled=True), skip.bias
         if not self.num_heads:
-            return residual(convolve(h, self.conv1.weight), shortcut, last_bias, self.skip_scale)
-        h = convolve(h, self.conv1.weight, last_bias)
-        normed, x = normalized(self.norm2, h, addend=shortcut, sum_scale=self.skip_scale, silu=False)
-        attended = self.proj.without_bias(attention(self.qkv(normed), self.num_heads))
+            last_bias = total_bias(self.conv1.bias, skip_bias)
+            return residual(self.conv1(h, with_bias=False), shortcut, last_bias, self.skip_scale)
+        h = self.conv1(h, extra_bias=skip_bias)
+        normed, x = self.norm2(h, addend=shortcut, sum_scale=self.skip_scale)
+        attended = self.proj(attention(self.qkv(normed), self.num_heads), with_bias=False)
         return residual(attended, x, self.proj.bias, self.skip_scale)

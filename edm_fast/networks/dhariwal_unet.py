@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edm_fast.networks.blocks import UNetBlock
-from edm_fast.networks.layers import Conv2d, normalized
+from edm_fast.networks.layers import Conv2d, GroupNorm
 from edm_fast.reference import dhariwal_unet as reference
 from edm_fast.reference.song_unet import check_image
 
@@ -16,6 +16,7 @@ class DhariwalUNet(reference.DhariwalUNet):
 
     block_class = UNetBlock
     conv_class = Conv2d
+    norm_class = GroupNorm
 
     def forward(
         self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None = None
@@ -30,4 +31,4 @@ class DhariwalUNet(reference.DhariwalUNet):
             skips.append(x)
         for module in self.dec.values():
             x = module(x, emb, skips.pop() if x.shape[1] != module.in_channels else None)
-        return self.out_conv(normalized(self.out_norm, x))
+        return self.out_conv(self.out_norm(x, silu=True))

@@ -11,7 +11,6 @@ from edm_fast.networks.convolution import convolve
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.resample import resample
 from edm_fast.reference import layers as reference
-from edm_fast.reference.layers import GroupNorm
 
 
 class Conv2d(reference.Conv2d):
@@ -41,34 +40,46 @@ class Conv2d(reference.Conv2d):
             # f fᵀ with sum(f) = 1: its rows sum to f.
             self.taps = tuple(self.resample_filter[0, 0].double().sum(dim=1).tolist())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [N, out_channels, H', W'] in x's dtype; H' is 2H (up), H/2 (down) or H."""
-        if self.weight is not None and not self.up and not self.down:
-            return convolve(x, self.weight, self.bias)
-        x = self.without_bias(x)
-        return x if self.bias is None else x + self.bias.to(x.dtype).reshape(1, -1, 1, 1)
+    def forward(
+        self, x: Tensor, with_bias: bool = True, extra_bias: Tensor | None = None, resampled: bool = False
+    ) -> Tensor:
+        """Return [N, out_channels, H', W'] in x's dtype; H' is 2H (up), H/2 (down) or H.
 
-    def without_bias(self, x: Tensor) -> Tensor:
-        """The same before the bias, for callers that add it along with something else."""
+        Callers that add the bias along with something else leave it out here; or they add another one, [out_channels].
+        `resampled`: what x says it is, so that the convolution alone is left.
+        """
+        bias = total_bias(self.bias if with_bias else None, extra_bias)
         if self.weight is None:
             return self._resampled(x)
-        if not self.up and not self.down:
-            return convolve(x, self.weight)
-        margin, filter_padding = self.weight.shape[-1] // 2, (len(self.taps) - 1) // 2
-        if not self.fused_resample:
-            return convolve(self._resampled(x), self.weight)
-        if self.up:
-            x = self._resampled(x, max(filter_padding - margin, 0))
-            return convolve(x, self.weight, padding=max(margin - filter_padding, 0))
-        return self._resampled(convolve(x, self.weight, padding=margin + filter_padding), 0)
+        if resampled:
+            return convolve(x, self.weight, bias)
+        if self.fused_resample and self.down:
+            x = self._resampled(convolve(x, self.weight, padding=self._margin() + self._filter_padding()), 0)
+            return x if bias is None else x + bias.to(x.dtype).reshape(1, -1, 1, 1)
+        if self.fused_resample and self.up:
+            x = self._resampled(x, max(self._filter_padding() - self._margin(), 0))
+            return convolve(x, self.weight, bias, max(self._margin() - self._filter_padding(), 0))
+        if self.up or self.down:
+            x = self._resampled(x)
+        return convolve(x, self.weight, bias)
+
+    def _margin(self) -> int:
+        """What the kernel needs on each side."""
+        return 0 if self.weight is None else self.weight.shape[-1] // 2
+
+    def _filter_padding(self) -> int:
+        return (len(self.taps) - 1) // 2
 
     def _resampled(self, x: Tensor, padding: int | None = None) -> Tensor:
         return resample(x, up=self.up, down=self.down, taps=self.taps, padding=padding)
 
 
-def normalized(norm: GroupNorm, x: Tensor, **options: Any) -> Any:
-    """`edm_fast.ops.group_norm_silu` with the parameters of `norm`."""
-    return group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, eps=norm.eps, **options)
+class GroupNorm(reference.GroupNorm):
+    """`edm_fast.reference.layers.GroupNorm`, with all that `edm_fast.ops.group_norm_silu` does besides."""
+
+    def forward(self, x: Tensor, silu: bool = False, **options: Any) -> Any:
+        """Return what the op returns for these options; without any, the normalised x."""
+        return group_norm_silu(x, self.weight, self.bias, self.num_groups, eps=self.eps, silu=silu, **options)
 
 
 def total_bias(*biases: Tensor | None) -> Tensor | None:

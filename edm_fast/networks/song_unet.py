@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from edm_fast.networks.blocks import UNetBlock
-from edm_fast.networks.layers import Conv2d, normalized
+from edm_fast.networks.layers import Conv2d, GroupNorm
 from edm_fast.ops.residual import residual
 from edm_fast.reference import song_unet as reference
-from edm_fast.reference.layers import GroupNorm
 
 
 class SongUNet(reference.SongUNet):
@@ -20,6 +19,7 @@ class SongUNet(reference.SongUNet):
 
     block_class = UNetBlock
     conv_class = Conv2d
+    norm_class = GroupNorm
 
     def _encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         skips: list[Tensor] = []
@@ -43,7 +43,7 @@ class SongUNet(reference.SongUNet):
             if name.endswith("_aux_up"):
                 aux = module(aux)
             elif name.endswith("_aux_norm"):
-                head = normalized(cast(GroupNorm, module), x)
+                head = module(x, silu=True)
             elif name.endswith("_aux_conv"):
                 conv = cast(Conv2d, module)
                 aux = conv(head) if aux is None else _added(conv, head, aux, 1.0)
@@ -56,4 +56,4 @@ class SongUNet(reference.SongUNet):
 
 def _added(conv: Conv2d, source: Tensor, x: Tensor, scale: float) -> Tensor:
     """(x + conv(source)) · scale."""
-    return residual(conv.without_bias(source), x, conv.bias, scale)
+    return residual(conv(source, with_bias=False), x, conv.bias, scale)

@@ -25,6 +25,7 @@ class DhariwalUNet(nn.Module):
     # What the parts are made by; subclasses with another forward put theirs here.
     block_class: type[UNetBlock] = UNetBlock
     conv_class: type[Conv2d] = Conv2d
+    norm_class: type[GroupNorm] = GroupNorm
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class DhariwalUNet(nn.Module):
         skip_channels = self._build_encoder(widths, num_blocks, attn_resolutions, init)
         self.dec = nn.ModuleDict()
         self._build_decoder(widths, skip_channels, num_blocks, attn_resolutions)
-        self.out_norm = GroupNorm(widths[0])
+        self.out_norm = self.norm_class(widths[0])
         self.out_conv = self.conv_class(widths[0], out_channels, kernel=3, **init_zero)
 
     def _build_encoder(

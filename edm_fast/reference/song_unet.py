@@ -51,6 +51,7 @@ class SongUNet(nn.Module):
     # What the parts are made by; subclasses with another forward put theirs here.
     block_class: type[UNetBlock] = UNetBlock
     conv_class: type[Conv2d] = Conv2d
+    norm_class: type[GroupNorm] = GroupNorm
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class SongUNet(nn.Module):
                     self.dec[f"{name}_aux_up"] = self.conv_class(
                         out_channels, out_channels, kernel=0, up=True, **resample
                     )
-                self.dec[f"{name}_aux_norm"] = GroupNorm(channels, eps=1e-6)
+                self.dec[f"{name}_aux_norm"] = self.norm_class(channels, eps=1e-6)
                 self.dec[f"{name}_aux_conv"] = self.conv_class(channels, out_channels, kernel=3, **self._init_zero)
 
     def embed(

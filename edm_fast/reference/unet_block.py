@@ -31,6 +31,7 @@ class UNetBlock(nn.Module):
     """
 
     conv_class: type[Conv2d] = Conv2d
+    norm_class: type[GroupNorm] = GroupNorm
 
     def __init__(
         self,
@@ -68,17 +69,17 @@ class UNetBlock(nn.Module):
         self.adaptive_scale = adaptive_scale
 
         resampling: dict[str, Any] = {"up": up, "down": down, "resample_filter": resample_filter}
-        self.norm0 = GroupNorm(in_channels, eps=eps)
+        self.norm0 = self.norm_class(in_channels, eps=eps)
         self.conv0 = self.conv_class(in_channels, out_channels, kernel=3, **resampling, **init)
         self.affine = Linear(emb_channels, out_channels * (2 if adaptive_scale else 1), **init)
-        self.norm1 = GroupNorm(out_channels, eps=eps)
+        self.norm1 = self.norm_class(out_channels, eps=eps)
         self.conv1 = self.conv_class(out_channels, out_channels, kernel=3, **init_zero)
         self.skip: Conv2d | None = None
         if in_channels != out_channels or up or down:
             kernel = 1 if resample_proj or in_channels != out_channels else 0
             self.skip = self.conv_class(in_channels, out_channels, kernel=kernel, **resampling, **init)
         if self.num_heads:
-            self.norm2 = GroupNorm(out_channels, eps=eps)
+            self.norm2 = self.norm_class(out_channels, eps=eps)
             self.qkv = self.conv_class(out_channels, out_channels * 3, kernel=1, **init_attn)
             self.proj = self.conv_class(out_channels, out_channels, kernel=1, **init_zero)
 

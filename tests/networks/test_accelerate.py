@@ -99,7 +99,8 @@ def test_ours_is_returned_as_it_is():
 
 
 def test_modes_flags_and_dtypes_are_kept_and_no_random_numbers_are_used():
-    theirs = foreign(**SONG).train().double()
+    theirs = foreign(**SONG, recorded=True).train().double()
+    theirs.model.enc["8x8_down"].dropout = 0.4
     theirs.model.enc.requires_grad_(False)
     state = torch.get_rng_state()
     ours = edm_fast.accelerate(theirs)
@@ -108,6 +109,7 @@ def test_modes_flags_and_dtypes_are_kept_and_no_random_numbers_are_used():
     flags = {key: parameter.requires_grad for key, parameter in theirs.named_parameters()}
     assert {key: parameter.requires_grad for key, parameter in ours.named_parameters()} == flags
     assert {parameter.dtype for parameter in ours.parameters()} == {torch.float64}
+    assert [ours.model.enc[key].dropout for key in ("8x8_down", "8x8_block0")] == [0.4, 0.0]
 
 
 def renamed(net, name):

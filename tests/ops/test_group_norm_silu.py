@@ -246,7 +246,11 @@ def test_layouts_do_not_matter(backend, device):
         return [x.contiguous(), wide[:, 1 : 1 + x.shape[1]], offset, x.mT.contiguous().mT]
 
     def rows(x):
-        return [torch.cat([x, x], dim=1)[:, 10:], torch.stack([x, x], dim=2)[:, :, 1], x.double()]
+        return [
+            torch.cat([torch.full_like(x, torch.nan), x], dim=1)[:, 10:],
+            torch.stack([x, x], dim=2)[:, :, 1],
+            x.double(),
+        ]
 
     for name, tensor in tensors.items():
         for variant in (
