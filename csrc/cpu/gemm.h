@@ -45,17 +45,23 @@ EDM_FAST_INLINE int panel_vectors(int64_t channels, int64_t panel) {
     return left < kPanelVectors ? int(left) : kPanelVectors;
 }
 
-// Cache lines that are asked for while a kernel runs: `per_step` for each k, from `next` on.
-struct Prefetch {
-    const char* next = nullptr;
-    int per_step = 0;
-};
-
 constexpr int64_t kLineBytes = 64;
 
-template <int kRows, int kVectors>
+// Keeps a value in a register where the compiler would read it again from memory.
+EDM_FAST_INLINE void pin(Vec& value) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(value));
+#elif defined(__AVX2__)
+    asm("" : "+x"(value));
+#else
+    static_cast<void>(value);
+#endif
+}
+
+// For each k, kLines cache lines from `ahead` on are fetched, and `ahead` moves on by `step` bytes.
+template <int kRows, int kVectors, int kLines>
 EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const float* b, float* c, int64_t c_stride,
-                                  bool accumulate, Prefetch ahead) {
+                                  bool accumulate, const char* ahead, int64_t step) {
     Vec sum[kRows][kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -68,10 +74,14 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
     for (int64_t k = 0; k < depth; ++k) {
         Vec column[kVectors];
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) column[j] = load(b + j * kLanes);
+        for (int j = 0; j < kVectors; ++j) {
+            column[j] = load(b + j * kLanes);
+            pin(column[j]);
+        }
         b += kVectors * kLanes;
-        for (int line = 0; line < ahead.per_step; ++line, ahead.next += kLineBytes)
-            __builtin_prefetch(ahead.next, 0, 2);
+#pragma GCC unroll 4
+        for (int line = 0; line < kLines; ++line) __builtin_prefetch(ahead + line * kLineBytes, 0, 2);
+        ahead += step;
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) {
             const Vec value = splat(row[i][k]);
@@ -89,48 +99,57 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
     }
 }
 
+template <int kVectors, int kLines>
+static inline void some_rows(const float* const* a, int rows, int64_t depth, const float* b, float* c, int64_t c_stride,
+                             bool accumulate, const char* ahead, int64_t step) {
+    switch (rows) {
+        case 6:
+            return micro_kernel<6, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+        case 5:
+            return micro_kernel<5, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+        case 4:
+            return micro_kernel<4, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+        case 3:
+            return micro_kernel<3, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+        case 2:
+            return micro_kernel<2, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+        default:
+            return micro_kernel<1, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+    }
+}
+
+// While the rows pass over a block of weights, what lies at `next`, as large as the block, is brought nearer at an even
+// pace: bursts would take the memory's time from the loads of the kernel itself.
 template <int kVectors, class RowAt>
 static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k, int64_t depth, const float* b,
                               float* c, int64_t c_stride, bool accumulate, const float* next) {
+    constexpr int64_t kStepBytes = kVectors * kLanes * sizeof(float);
     const float* a[kPanelRows];
-    // The next block of the weights, as large as this one, is brought nearer while the first rows pass over this one.
-    constexpr int kLinesPerStep = (kVectors * kLanes * int(sizeof(float)) + kLineBytes - 1) / kLineBytes;
     const int64_t groups = (rows + kPanelRows - 1) / kPanelRows;
-    const int per_step = next == nullptr ? 0 : int((kLinesPerStep + groups - 1) / groups);
-    const char* line = reinterpret_cast<const char*>(next);
-    const char* end = line + depth * kVectors * kLanes * int64_t(sizeof(float));
-    const auto prefetch = [&]() {
-        const Prefetch ahead{line, line < end ? per_step : 0};
-        line += depth * per_step * kLineBytes;
-        return ahead;
-    };
-    int64_t r = 0;
-    for (; r + kPanelRows <= rows; r += kPanelRows) {
-        for (int i = 0; i < kPanelRows; ++i) a[i] = row_at(r + i) + first_k;
-        micro_kernel<kPanelRows, kVectors>(a, depth, b, c + r * c_stride, c_stride, accumulate, prefetch());
-    }
-    const int left = int(rows - r);
-    for (int i = 0; i < left; ++i) a[i] = row_at(r + i) + first_k;
-    float* rest = c + r * c_stride;
-    switch (left) {
-        case 5:
-            return micro_kernel<5, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
-        case 4:
-            return micro_kernel<4, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
-        case 3:
-            return micro_kernel<3, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
-        case 2:
-            return micro_kernel<2, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
-        case 1:
-            return micro_kernel<1, kVectors>(a, depth, b, rest, c_stride, accumulate, prefetch());
-        default:
-            return;
+    const int64_t step = (kStepBytes + groups - 1) / groups;
+    const char* ahead = reinterpret_cast<const char*>(next);
+    for (int64_t r = 0; r < rows; r += kPanelRows) {
+        const int count = rows - r < kPanelRows ? int(rows - r) : kPanelRows;
+        for (int i = 0; i < count; ++i) a[i] = row_at(r + i) + first_k;
+        float* to = c + r * c_stride;
+        if (ahead == nullptr) {
+            some_rows<kVectors, 0>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+            continue;
+        }
+        if (step <= kLineBytes) {
+            some_rows<kVectors, 1>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+        } else if (step <= 2 * kLineBytes) {
+            some_rows<kVectors, 2>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+        } else {
+            some_rows<kVectors, 4>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+        }
+        ahead += depth * step;
     }
 }
 
 // C[r, 0 … width) = (or += if accumulate) sum_k row_at(r)[k] · B[k, :] for r in [0, rows); B is one panel
-// [depth][width] of `vectors` vectors. If `next` is given, the panel is taken to come from far away: its later blocks,
-// and in the end what lies at `next`, are fetched ahead.
+// [depth][width] of `vectors` vectors. If `next` is given, the panel that
+// lies there is fetched from memory meanwhile.
 template <class RowAt>
 static inline void multiply_panel(const RowAt& row_at, int64_t rows, int64_t depth, int vectors, const float* b,
                                   float* c, int64_t c_stride, bool accumulate, const float* next = nullptr) {
@@ -139,7 +158,7 @@ static inline void multiply_panel(const RowAt& row_at, int64_t rows, int64_t dep
         const int64_t block = depth - k < deep ? depth - k : deep;
         const float* part = b + k * vectors * kLanes;
         const bool add = accumulate || k > 0;
-        const float* following = next == nullptr || k + deep >= depth ? next : part + block * vectors * kLanes;
+        const float* following = next == nullptr ? nullptr : next + k * vectors * kLanes;
         switch (vectors) {
             case 1:
                 panel_rows<1>(row_at, rows, k, block, part, c, c_stride, add, following);

@@ -1,7 +1,7 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
 On the CPU the kernels are our own: Winograd's F(4×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA, and for
-training, where packed weights do not pay, the convolution is the library's (cuDNN or oneDNN through PyTorch): there is no
+training, where packed weights do not pay, the convolution is the library's (cuDNN, oneDNN through PyTorch): there is no
 .cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
 """
 

@@ -12,7 +12,6 @@ from edm_fast.plan import memory
 from edm_fast.plan.algorithms import CODES, choose
 from edm_fast.plan.costs import flops
 from edm_fast.plan.ir import (
-    Algorithm,
     Attention,
     Columns,
     Conv,
@@ -23,7 +22,7 @@ from edm_fast.plan.ir import (
     Resampling,
     Residual,
 )
-from edm_fast.plan.weights import conv_bias, conv_weight, pack
+from edm_fast.plan.weights import Pool, conv_bias, conv_weight, pack, packed_size
 
 # The places of csrc/include/edm_fast/plan.h.
 _ABSENT, _ARENA, _INPUT, _OUTPUT, _MODULATION = range(5)
@@ -50,15 +49,16 @@ class CpuPlan:
         self.graph = graph
         self.dtype = dtype
         self.isa = extension().cpu.isa()
-        self.algorithms: dict[Conv, Algorithm] = {}
         self._constants: list[torch.Tensor] = []
         self.weight_bytes = 0
         element = dtype.itemsize
         self._offsets, self.arena_bytes_per_sample = memory.layout(graph, element)
         self._plan: Any = extension().cpu.Plan(DTYPE_CODES[dtype])
+        self.algorithms = {
+            operation: choose(operation, algorithm) for operation in graph.operations if isinstance(operation, Conv)
+        }
+        self._pool = Pool([packed_size(conv_weight(conv), chosen) for conv, chosen in self.algorithms.items()])
         for operation in graph.operations:
-            if isinstance(operation, Conv):
-                self.algorithms[operation] = choose(operation, algorithm)
             self._add(operation)
         small = sum(flops(operation) for operation in graph.operations) <= _SMALL_NETWORK
         budget = _SMALL_ARENA_BYTES if small else _ARENA_BYTES
@@ -102,7 +102,8 @@ class CpuPlan:
     def _add_conv(self, conv: Conv) -> None:
         algorithm = self.algorithms[conv]
         source = conv.sources[0]
-        weight = self._constant(pack(conv_weight(conv), algorithm))
+        values = conv_weight(conv)
+        weight = self._constant(pack(values, algorithm, self._pool.take(packed_size(values, algorithm))))
         bias = conv_bias(conv)
         self._plan.conv2d(
             (source.height, source.width),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,15 +12,42 @@ from edm_fast.ops.backends import extension
 from edm_fast.plan.algorithms import CODES
 from edm_fast.plan.ir import Algorithm, Conv
 
+_HUGE_PAGE_FLOATS = (2 << 20) // 4
+_ALIGNMENT_FLOATS = 16
 
-def pack(weight: torch.Tensor, algorithm: Algorithm) -> torch.Tensor:
-    """Float32 weights [O, I, k, k] in the order of the kernels of this machine."""
+
+class Pool:
+    """Memory for all weights of a plan: one block of large pages, which are read much faster than small ones."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        floats = sum(map(_aligned, sizes))
+        block = torch.empty(floats + _HUGE_PAGE_FLOATS, dtype=torch.float32)
+        extension().cpu.use_huge_pages(block.data_ptr(), block.nbytes)
+        self._free = block[-block.data_ptr() // 4 % _HUGE_PAGE_FLOATS :]
+
+    def take(self, size: int) -> torch.Tensor:
+        """The next `size` floats, uninitialised, aligned to 64 bytes."""
+        taken, self._free = self._free[:size], self._free[_aligned(size) :]
+        return taken
+
+
+def _aligned(floats: int) -> int:
+    return -(-floats // _ALIGNMENT_FLOATS) * _ALIGNMENT_FLOATS
+
+
+def packed_size(weight: torch.Tensor, algorithm: Algorithm) -> int:
+    """Floats that `pack` needs."""
+    out_channels, in_channels, kernel, _ = weight.shape
+    return extension().cpu.conv2d_packed_size(in_channels, out_channels, kernel, CODES[algorithm])
+
+
+def pack(weight: torch.Tensor, algorithm: Algorithm, packed: torch.Tensor | None = None) -> torch.Tensor:
+    """Float32 weights [O, I, k, k] in the order of the kernels of this machine; written to `packed`, if given."""
     out_channels, in_channels, kernel, _ = weight.shape
     cpu = extension().cpu
     dense = weight.detach().to("cpu", torch.float32).contiguous()
-    size = cpu.conv2d_packed_size(in_channels, out_channels, kernel, CODES[algorithm])
-    packed = torch.empty(size, dtype=torch.float32)
-    cpu.use_huge_pages(packed.data_ptr(), packed.nbytes)
+    if packed is None:
+        packed = torch.empty(packed_size(weight, algorithm), dtype=torch.float32)
     cpu.pack_conv2d(
         in_channels,
         out_channels,
