@@ -23,7 +23,7 @@ constexpr int kPanelWidth = kPanelVectors * kLanes;
 
 // Terms in a block. Short sums leave less room for the rounding of Winograd's transforms: they get shorter chains.
 EDM_FAST_INLINE int64_t block_depth(int64_t depth) {
-    return depth < 256 ? 32 : 64;
+    return depth < 256 ? 32 : depth < 512 ? 64 : 128;
 }
 
 EDM_FAST_INLINE int64_t round_up(int64_t value, int64_t unit) {
@@ -58,37 +58,42 @@ EDM_FAST_INLINE void pin(Vec& value) {
 #endif
 }
 
-// For each k, kLines cache lines from `ahead` on are fetched, and `ahead` moves on by `step` bytes.
+// One term of every sum: row[i][k] times the vectors at b.
+template <int kRows, int kVectors>
+EDM_FAST_INLINE void add_products(const float* const (&row)[kRows], int64_t k, const float* b,
+                                  Vec (&sum)[kRows][kVectors]) {
+    Vec column[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+        column[j] = load(b + j * kLanes);
+        pin(column[j]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+        const Vec value = splat(row[i][k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(value, column[j], sum[i][j]);
+    }
+}
+
+// For every two k, kLines cache lines from `ahead` on are fetched, and `ahead` moves on by `step` bytes.
 template <int kRows, int kVectors, int kLines>
 EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const float* b, float* c, int64_t c_stride,
                                   bool accumulate, const char* ahead, int64_t step) {
-    Vec sum[kRows][kVectors];
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) sum[i][j] = Vec{};
-    }
+    constexpr int kWidth = kVectors * kLanes;
+    Vec sum[kRows][kVectors] = {};
     const float* row[kRows];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) row[i] = a[i];
-    for (int64_t k = 0; k < depth; ++k) {
-        Vec column[kVectors];
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) {
-            column[j] = load(b + j * kLanes);
-            pin(column[j]);
-        }
-        b += kVectors * kLanes;
-#pragma GCC unroll 4
+    int64_t k = 0;
+    for (; k + 2 <= depth; k += 2, b += 2 * kWidth) {
+#pragma GCC unroll 8
         for (int line = 0; line < kLines; ++line) __builtin_prefetch(ahead + line * kLineBytes, 0, 2);
         ahead += step;
-#pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) {
-            const Vec value = splat(row[i][k]);
-#pragma GCC unroll 4
-            for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(value, column[j], sum[i][j]);
-        }
+        add_products<kRows, kVectors>(row, k, b, sum);
+        add_products<kRows, kVectors>(row, k + 1, b + kWidth, sum);
     }
+    if (k < depth) add_products<kRows, kVectors>(row, k, b, sum);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -123,7 +128,7 @@ static inline void some_rows(const float* const* a, int rows, int64_t depth, con
 template <int kVectors, class RowAt>
 static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k, int64_t depth, const float* b,
                               float* c, int64_t c_stride, bool accumulate, const float* next) {
-    constexpr int64_t kStepBytes = kVectors * kLanes * sizeof(float);
+    constexpr int64_t kStepBytes = 2 * kVectors * kLanes * sizeof(float);
     const float* a[kPanelRows];
     const int64_t groups = (rows + kPanelRows - 1) / kPanelRows;
     const int64_t step = (kStepBytes + groups - 1) / groups;
@@ -138,12 +143,12 @@ static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k
         }
         if (step <= kLineBytes) {
             some_rows<kVectors, 1>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
-        } else if (step <= 2 * kLineBytes) {
-            some_rows<kVectors, 2>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
-        } else {
+        } else if (step <= 4 * kLineBytes) {
             some_rows<kVectors, 4>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+        } else {
+            some_rows<kVectors, 8>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
         }
-        ahead += depth * step;
+        ahead += depth / 2 * step;
     }
 }
 
