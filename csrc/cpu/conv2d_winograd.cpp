@@ -1,8 +1,10 @@
-// A group of tiles goes through three steps. (1) The team transforms the input: V[e][tile][in_channel], e = 0 … T²-1.
-// (2) Each thread takes items, an item being a panel of output channels of kTileRows tiles, and multiplies
-// M[e] = V[e] · U[e] for a few items at a time, e outermost: V[e] stays in the second-level cache for all of them, and
-// U is read once per group. (3) The same thread transforms its items back, with bias, residual and scale, while M is in
-// cache.
+// A group of tiles goes through three steps. (1) The input is transformed: V[e][tile][in_channel], e = 0 … T²-1. (2) A
+// thread takes items, an item being a panel of output channels of kTileRows tiles, and multiplies M[e] = V[e] · U[e]
+// for a few items at a time, e outermost: V[e] stays in the second-level cache for all of them, and U is read once per
+// group. (3) The same thread transforms its items back, with bias, residual and scale, while M is in cache.
+//
+// With enough tiles every thread has groups of its own, and V never leaves its cache. With few the team shares each
+// group, so that every thread reads a part of the weights only.
 #include <algorithm>
 
 #include "conv2d_team.h"
@@ -14,31 +16,38 @@ namespace {
 
 constexpr int64_t kTileRows = 8 * kPanelRows;
 constexpr int64_t kItemsAtOnce = 2;
-constexpr int64_t kTransformedBytes = 4 << 20;  // of V, about
-constexpr int64_t kPadding = 16;  // floats between planes, so that they do not fall on the same cache sets
+constexpr int64_t kSharedBytes = 4 << 20;   // of V, about, if the team shares it,
+constexpr int64_t kPrivateBytes = 7 << 18;  // and if every thread has one
+constexpr int64_t kPrivateTiles = 24;       // from so many tiles per thread on
+constexpr int64_t kPadding = 16;            // floats between planes, so that they do not fall on the same cache sets
 constexpr int64_t kChannelBlock = 4 * kLanes;
 
 struct Tiling {
-    int64_t height, width;      // of the output
-    int64_t rows, columns;      // of tiles in an image
-    int64_t tiles, group;       // in the batch, and taken at a time
-    int64_t plane, item_plane;  // floats from e to e + 1 in V and in an item of M
-    int64_t product_floats;     // of M, per thread
+    int64_t height, width;                                    // of the output
+    int64_t rows, columns;                                    // of tiles in an image
+    int64_t tiles, group;                                     // in the batch, and taken at a time
+    bool is_private;                                          // every thread has groups of its own
+    int64_t plane, item_plane;                                // floats from e to e + 1 in V and in an item of M
+    int64_t transformed_floats, product_floats, zero_floats;  // V; M per thread; zeros per thread
 
-    Tiling(const Conv2dArgs& args, int outputs) {
-        const int64_t products = (outputs + 2) * (outputs + 2);
+    Tiling(const Conv2dArgs& args, int outputs, int threads) {
+        const int64_t products = (outputs + 2) * (outputs + 2), channels = args.channels[0];
         height = output_height(args);
         width = output_width(args);
         rows = (height + outputs - 1) / outputs;
         columns = (width + outputs - 1) / outputs;
         tiles = args.samples * rows * columns;
-        const int64_t fitting = kTransformedBytes / (products * args.channels[0] * int64_t(sizeof(float)));
-        group = std::min(tiles, std::max(fitting / kTileRows, int64_t(1)) * kTileRows);
-        plane = group * args.channels[0] + kPadding;
+        is_private = threads == 1 || tiles >= threads * kPrivateTiles;
+        const int64_t bytes = is_private ? kPrivateBytes : kSharedBytes;
+        const int64_t fitting = bytes / (products * channels * int64_t(sizeof(float))) / kPanelRows * kPanelRows;
+        group = std::min(tiles, std::max(fitting, kPrivateTiles));
+        plane = group * channels + kPadding;
         item_plane = std::min(group, kTileRows) * kPanelWidth + kPadding;
+        transformed_floats = round_up(products * plane, kPadding);
         const int64_t chunks = (group + kTileRows - 1) / kTileRows;
         const int64_t items = std::min(kItemsAtOnce, panel_count(args.out_channels) * chunks);
         product_floats = round_up(items * products * item_plane, kPadding);
+        zero_floats = round_up(channels, kPadding);
     }
 };
 
@@ -140,28 +149,26 @@ static const float* next_weight(const Conv2dArgs& args, int64_t item, int64_t en
     return args.weight + (product * padded_channels(args.out_channels) + panel * kPanelWidth) * args.channels[0];
 }
 
+// The tiles of `range`, group by group. The team meets if it has more than one thread.
 template <int kOutputs, class T>
-static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
+static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const Range& range, float* transformed,
+                           float* own, const Team& team) {
     constexpr int kTile = Winograd<kOutputs>::kTile, kProducts = kTile * kTile;
-    const Tiling tiling(args, kOutputs);
     const int64_t channels = args.channels[0], padded = padded_channels(args.out_channels);
-    float* transformed = memory;
-    const int64_t zero_floats = round_up(channels, kPadding);
-    float* own =
-        memory + round_up(kProducts * tiling.plane, kPadding) + team.rank * (tiling.product_floats + zero_floats);
-    T* zeros = reinterpret_cast<T*>(own + tiling.product_floats);
-    std::fill_n(own + tiling.product_floats, zero_floats, 0.0f);
+    float* zero_row = own + tiling.product_floats;
+    std::fill_n(zero_row, tiling.zero_floats, 0.0f);
+    const T* zeros = reinterpret_cast<const T*>(zero_row);
 
-    for (int64_t first = 0; first < tiling.tiles; first += tiling.group) {
-        const int64_t count = std::min(tiling.group, tiling.tiles - first);
-        if (first > 0) team.barrier();  // the others still read V
+    for (int64_t first = range.begin; first < range.end; first += tiling.group) {
+        const int64_t count = std::min(tiling.group, range.end - first);
+        if (first > range.begin) team.barrier();  // the others still read V
         transform_input<kOutputs>(args, tiling, first, count, zeros, transformed, team);
         team.barrier();
 
         const int64_t chunks = (count + kTileRows - 1) / kTileRows;
-        const Range range = team.share(panel_count(args.out_channels) * chunks);
-        for (int64_t item = range.begin; item < range.end; item += kItemsAtOnce) {
-            const int64_t end = std::min(item + kItemsAtOnce, range.end);
+        const Range items = team.share(panel_count(args.out_channels) * chunks);
+        for (int64_t item = items.begin; item < items.end; item += kItemsAtOnce) {
+            const int64_t end = std::min(item + kItemsAtOnce, items.end);
             for (int e = 0; e < kProducts; ++e) {
                 for (int64_t i = item; i < end; ++i) {
                     const int64_t panel = i / chunks, row = i % chunks * kTileRows;
@@ -186,6 +193,21 @@ static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
     }
 }
 
+// Scratch: V, shared or one per thread; then M and zeros of each thread.
+template <int kOutputs, class T>
+static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
+    const Tiling tiling(args, kOutputs, team.size);
+    const int64_t own_floats = tiling.product_floats + tiling.zero_floats;
+    if (tiling.is_private) {
+        float* transformed = memory + team.rank * (tiling.transformed_floats + own_floats);
+        float* own = transformed + tiling.transformed_floats;
+        convolve_tiles<kOutputs, T>(args, tiling, team.share(tiling.tiles, kPanelRows), transformed, own, Team{});
+    } else {
+        float* own = memory + tiling.transformed_floats + team.rank * own_floats;
+        convolve_tiles<kOutputs, T>(args, tiling, {0, tiling.tiles}, memory, own, team);
+    }
+}
+
 template <int kOutputs>
 static void convolve_as(const Conv2dArgs& args, float* memory, const Team& team) {
     switch (args.dtype) {
@@ -202,10 +224,15 @@ static void convolve_as(const Conv2dArgs& args, float* memory, const Team& team)
 
 std::size_t winograd_scratch(const Conv2dArgs& args, int threads) {
     const int outputs = args.algorithm == kWinograd2 ? 2 : 4;
-    const int64_t products = (outputs + 2) * (outputs + 2);
-    const Tiling tiling(args, outputs);
-    const int64_t own = tiling.product_floats + round_up(args.channels[0], kPadding);
-    return sizeof(float) * std::size_t(round_up(products * tiling.plane, kPadding) + threads * own);
+    // A team may turn out smaller than asked for, and then choose the other way.
+    int64_t most = 0;
+    for (int size = 1; size <= threads; ++size) {
+        const Tiling tiling(args, outputs, size);
+        const int64_t own = tiling.product_floats + tiling.zero_floats;
+        most = std::max(most, tiling.is_private ? size * (tiling.transformed_floats + own)
+                                                : tiling.transformed_floats + size * own);
+    }
+    return sizeof(float) * std::size_t(most);
 }
 
 void winograd_conv2d(const Conv2dArgs& args, void* scratch, const Team& team) {
