@@ -157,6 +157,7 @@ def kernels_between_evaluations(net, latents, num_steps, **options):
     class Marked:
         c_skip, c_out, c_in = evaluation.c_skip, evaluation.c_out, evaluation.c_in
         input_dtype, owns_input = evaluation.input_dtype, evaluation.owns_input
+        input_format = evaluation.input_format
 
         def __call__(self, net_input, index):
             recorder.log.append("network")
