@@ -222,6 +222,13 @@ def render(folder: Path = RESULTS) -> str:
         *networks_section(load(folder, "networks_cpu")),
         *flat_section("Single ops on the CPU", "python benchmarks/ops_cpu.py", OPS_TEXT, load(folder, "ops_cpu")),
         *flat_section(
+            "Convolution algorithms, chosen by shape and never by batch",
+            "python benchmarks/algorithm_choice.py",
+            "The whole of CIFAR-10 DDPM++ by the rule, over the same with the 3×3 layers of one resolution switched. A ratio "
+            "above 1 is what a choice by batch size would gain.",
+            load(folder, "algorithm_choice"),
+        ),
+        *flat_section(
             "Sampler step without the network",
             "python benchmarks/sampler_overhead.py",
             "All that happens between two evaluations, against the paper's form in eager PyTorch.",

@@ -24,6 +24,67 @@ openmp: bool
 
 def noise_words(seed: int, block: int, draw: int, domain: int) -> tuple[int, int, int, int]: ...
 
+class _Plan(Protocol):
+    # Sizes are (height, width), references (place, offset), filters (direction, padding, taps).
+    def __init__(self, dtype: int, /) -> None: ...
+    def conv2d(
+        self,
+        size: tuple[int, int],
+        channels: tuple[int, int],
+        out_channels: int,
+        kernel: int,
+        padding: int,
+        algorithm: int,
+        weight: int,
+        bias: int,
+        scale: float,
+        residual_shift: int,
+        source: tuple[tuple[int, int], tuple[int, int]],
+        residual: tuple[int, int],
+        out: tuple[int, int],
+        /,
+    ) -> None: ...
+    def group_norm_silu(
+        self,
+        size: tuple[int, int],
+        channels: tuple[int, int],
+        norm: tuple[int, int, int, float, bool],
+        filter: tuple[int, int, list[float]],
+        source: tuple[tuple[int, int], tuple[int, int]],
+        pre_bias: tuple[int, int],
+        scale: tuple[int, int],
+        shift: tuple[int, int],
+        out: tuple[int, int],
+        plain: tuple[int, int],
+        /,
+    ) -> None: ...
+    def resample(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        filter: tuple[int, int, list[float]],
+        x: tuple[int, int],
+        out: tuple[int, int],
+        /,
+    ) -> None: ...
+    def residual(
+        self, pixels: int, channels: int, scale: float, a: tuple[int, int], b: tuple[int, int], out: tuple[int, int], /
+    ) -> None: ...
+    def attention(
+        self, heads: int, tokens: int, head_channels: int, qkv: tuple[int, int], out: tuple[int, int], /
+    ) -> None: ...
+    def finish(
+        self,
+        arena_bytes: int,
+        input_bytes: int,
+        output_bytes: int,
+        one_thread_per_sample: bool,
+        samples_at_once: int,
+        /,
+    ) -> None: ...
+    def run(self, samples: int, input: int, output: int, modulation: tuple[int, int], threads: int, /) -> None: ...
+    def memory(self, samples: int, threads: int, /) -> int: ...
+
 class _Cpu(Protocol):
     def randn(self, shape: Shape, seeds: int, draw: int, domain: int, out: View, threads: int, /) -> None: ...
     def solver_step(
@@ -125,6 +186,45 @@ class _Cpu(Protocol):
         threads: int,
         /,
     ) -> None: ...
+    # csrc/bindings/plan.h
+    Plan: type[_Plan]
+    def linear(
+        self, shape: Shape, x: int, weight: int, bias: int, addend: int, silu: bool, out: int, threads: int, /
+    ) -> None: ...
+    def conv2d_packed_size(self, in_channels: int, out_channels: int, kernel: int, algorithm: int, /) -> int: ...
+    def pack_conv2d(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        algorithm: int,
+        weight: int,
+        packed: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def conv2d(
+        self,
+        shape: Shape,
+        channels: tuple[int, int],
+        out_channels: int,
+        kernel: int,
+        padding: int,
+        algorithm: int,
+        dtype: int,
+        first: int,
+        second: int,
+        weight: int,
+        bias: int,
+        channel_bias: tuple[int, int],
+        residual: int,
+        residual_shift: int,
+        scale: float,
+        out: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def use_huge_pages(self, memory: int, bytes: int, /) -> None: ...
     def isa(self) -> str: ...
     def available_isas(self) -> list[str]: ...
     def use_isa(self, name: str) -> None: ...

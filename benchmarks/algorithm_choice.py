@@ -1,0 +1,61 @@
+"""What it costs that a convolution's algorithm is chosen by its shape and never by the batch.
+
+For each resolution of CIFAR-10 DDPM++ the 3×3 convolutions are switched to each algorithm in turn, the rest staying as
+it is, and the whole network is timed against the rule, interleaved. A ratio above 1 is what that batch size would gain
+by the switch. `python benchmarks/algorithm_choice.py` writes results/algorithm_choice.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import harness
+import torch
+import variants
+
+from edm_fast.plan import cpu
+from edm_fast.plan.algorithms import choose
+from edm_fast.plan.cpu import CpuPlan
+from edm_fast.plan.embedding import Modulation
+from edm_fast.plan.lowering import lower
+
+PAIRS = 7
+ALGORITHMS = ("direct", "winograd2", "winograd4")
+
+
+def plan_with(graph: Any, resolution: int | None, algorithm: str) -> CpuPlan:
+    """The plan by the rule, but for the layers of one resolution."""
+
+    def chosen(conv: Any, wanted: str) -> Any:
+        return choose(conv, algorithm if conv.out.height == resolution else wanted)
+
+    with mock.patch.object(cpu, "choose", chosen):
+        return CpuPlan(graph, torch.float32, "auto")
+
+
+def main() -> None:
+    network = variants.build_network("ddpmpp").model
+    graph = lower(network, 32, 32)
+    modulation = Modulation(network, graph.affines)(torch.ones(1), torch.zeros(1, 10))
+    rule = plan_with(graph, None, "auto")
+    results: list[harness.Result] = []
+    for resolution in (32, 16, 8):
+        by_rule = {a for conv, a in rule.algorithms.items() if conv.out.height == resolution and conv.kernel == 3}
+        for algorithm in [a for a in ALGORITHMS if {a} != by_rule - {"direct"}]:
+            other = plan_with(graph, resolution, algorithm)
+            for batch in (1, 8):
+                x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+                results.append(
+                    harness.compare(
+                        f"{batch} images, {resolution}x{resolution} layers by {algorithm}",
+                        lambda x=x: rule.run(x, modulation),  # type: ignore[misc]
+                        lambda x=x, plan=other: plan.run(x, modulation),  # type: ignore[misc]
+                        PAIRS,
+                    )
+                )
+    harness.report("CIFAR-10 DDPM++ by the rule over the same with other algorithms", results, "algorithm_choice")
+
+
+if __name__ == "__main__":
+    main()
