@@ -63,3 +63,19 @@ def assert_as_exact_as_eager(
     # A relative L2 error of one unit in the last place is what a single rounding of each element gives.
     l2_bound = l2_factor * l2_eager + torch.finfo(actual.dtype).eps * norm
     assert l2 <= l2_bound, f"{what}: L2 error {l2:.3g}, allowed {l2_bound:.3g} (eager {l2_eager:.3g})"
+
+
+# A whole network in 16 bits against eager PyTorch in the same dtype: the plan sums and modulates in float32 and rounds
+# where an image is stored, but Winograd's transforms spread the rounding of an input over more of the output.
+PLAN_L2_OVER_EAGER = 1.5
+
+
+def assert_plan_as_exact_as_eager(
+    actual: torch.Tensor, eager: torch.Tensor, exact: torch.Tensor, *, what: str = ""
+) -> None:
+    """The rule for a network's plan in 16 bits: relative L2 error against the module `.to(dtype)`, both on the CPU."""
+    assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
+    assert actual.dtype == eager.dtype, f"{what}: dtype {actual.dtype}, expected {eager.dtype}"
+    ours, theirs, truth = (tensor.detach().cpu().double() for tensor in (actual, eager, exact))
+    l2, l2_eager = (float((result - truth).norm() / truth.norm()) for result in (ours, theirs))
+    assert l2 <= PLAN_L2_OVER_EAGER * l2_eager, f"{what}: L2 error {l2:.3g} (eager {l2_eager:.3g})"

@@ -157,10 +157,19 @@ class CpuPlan:
 
     def run(self, x: torch.Tensor, modulation: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """F [N, out_channels, H, W] in the plan's dtype, channels-last; x likewise (converted if it is not)."""
+        expected = (self.graph.input.channels, self.graph.input.height, self.graph.input.width)
+        if x.dim() != 4 or tuple(x.shape[1:]) != expected:
+            raise ValueError(f"x: got shape {list(x.shape)}; this plan needs [N, {', '.join(map(str, expected))}]")
+        columns = self.graph.columns
+        if modulation.dim() != 2 or modulation.shape[0] not in (1, x.shape[0]) or modulation.shape[1] != columns:
+            raise ValueError(
+                f"modulation: got shape {list(modulation.shape)}; [{x.shape[0]}, {columns}] or [1, {columns}] is needed"
+            )
         source = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        modulation = modulation.to(torch.float32).contiguous()
         if out is None:
             shape = (x.shape[0], self.graph.output.channels, x.shape[2], x.shape[3])
-            out = torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
+            out = torch.empty(shape, dtype=self.dtype, device="cpu", memory_format=torch.channels_last)
         stride = 0 if modulation.shape[0] == 1 else modulation.stride(0)
         self._plan.run(
             x.shape[0], source.data_ptr(), out.data_ptr(), (modulation.data_ptr(), stride), torch.get_num_threads()

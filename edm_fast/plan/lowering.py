@@ -154,7 +154,7 @@ class _Builder:
         resampling = resampling_of(block.conv0) if up or down else Resampling()
         # Going up, the 1×1 skip comes before the resampling: a quarter of the work, and for [1, 1] no image of its own.
         projected = block.skip is not None and block.skip.weight is not None
-        plain = (up or down) and not (up and projected)
+        plain = ((up or down) and not (up and projected)) or (len(sources) > 1 and not projected)
         h, untouched = self.resampled_norm(f"{name}.norm0", block.norm0, sources, resampling, plain)
         h = self.conv(f"{name}.conv0", block.conv0, (h,))
         if block.adaptive_scale:

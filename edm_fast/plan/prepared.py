@@ -42,6 +42,8 @@ class Prepared:
     def __init__(self, net: Precond, dtype: torch.dtype, conv_algorithm: str) -> None:
         if not isinstance(net, Precond):
             raise TypeError(f"net: got {type(net).__name__}; a preconditioned network of edm_fast is needed")
+        if type(net).forward is not Precond.forward or type(net).network_output is not Precond.network_output:
+            raise TypeError(f"net: {type(net).__name__} has a forward of its own, which a plan would not run")
         if dtype not in _DTYPES:
             raise TypeError(f"dtype: got {dtype}; it is float32, bfloat16 or float16")
         if conv_algorithm not in CHOICES:
@@ -65,11 +67,14 @@ class Prepared:
         return self.net.round_sigma(sigma)
 
     def refresh(self) -> None:
-        """Forget packed weights if the net's have changed since they were packed."""
+        """Forget packed weights if the net's have changed since they were packed; compares every value."""
+        self._refresh(contents=True)
+
+    def _refresh(self, contents: bool) -> None:
+        # The modulation stays for those who are about to use it: the next plan brings its own.
         with self._lock:
-            if self._versions.changed():
+            if self._versions.changed(contents):
                 self._plans.clear()
-                self._modulation = None
 
     def plan(self, height: int, width: int) -> CpuPlan:
         """The plan for images of this size; made at the first use."""
@@ -95,10 +100,15 @@ class Prepared:
         """Modulation rows [R, columns] for `network`: c_noise [R], labels [R, …] or [1, …] or None (zeros)."""
         rows = c_noise.numel()
         if self.label_dim and class_labels is None:
-            class_labels = torch.zeros([1, self.label_dim])
+            class_labels = torch.zeros([1, self.label_dim], dtype=torch.float32, device="cpu")
         self.plan(self.img_resolution, self.img_resolution)
         assert self._modulation is not None
-        return self._modulation(c_noise, _rows(class_labels, rows), _rows(augment_labels, rows))
+        augment_dim = self.net.model.augment_dim
+        return self._modulation(
+            c_noise,
+            _rows("class_labels", class_labels, rows, self.label_dim) if self.label_dim else None,
+            _rows("augment_labels", augment_labels, rows, augment_dim) if augment_dim else None,
+        )
 
     def network(
         self,
@@ -108,13 +118,16 @@ class Prepared:
         augment_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """F(x_in; c_noise) [N, img_channels, H, W] in the plan's dtype; 1 or N values in c_noise, 1 or N labels."""
+        samples = x_in.shape[0]
+        if c_noise.numel() not in (1, samples):
+            raise ValueError(f"c_noise: got {c_noise.numel()} values; 1 or {samples} are needed")
         self.net._check_input(x_in, c_noise)
         labels = self.net._label_rows(class_labels, x_in)
-        augment = None if augment_labels is None else augment_labels.float()
-        parts = [part.shape[0] for part in (labels, augment) if part is not None]
-        rows = max([c_noise.numel(), *parts])
-        modulation = self.modulation(c_noise.flatten().expand(rows), labels, augment)
-        return self.run(x_in, modulation)
+        if samples == 0:
+            return self.run(x_in, torch.zeros([1, self.columns], dtype=torch.float32, device="cpu"))
+        alone = all(part is None or part.shape[0] == 1 for part in (labels, augment_labels))
+        rows = 1 if alone and c_noise.numel() == 1 else samples
+        return self.run(x_in, self.modulation(c_noise.flatten().expand(rows), labels, augment_labels))
 
     def run(self, x_in: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
         """F for modulation rows [N or 1, columns]."""
@@ -135,7 +148,7 @@ class Prepared:
         """
         if force_fp32 and self.dtype != torch.float32:
             raise ValueError(f"force_fp32: this plan stores {self.dtype}; prepare the net with float32")
-        self.refresh()
+        self._refresh(contents=False)
         with torch.no_grad():
             x = x.to(torch.float32)
             sigma = torch.as_tensor(sigma).to(torch.float32).reshape(-1, 1, 1, 1)
@@ -154,9 +167,9 @@ class Prepared:
         )
 
 
-def _rows(labels: torch.Tensor | None, rows: int) -> torch.Tensor | None:
+def _rows(name: str, labels: torch.Tensor | None, rows: int, width: int) -> torch.Tensor | None:
     if labels is None:
         return None
-    if labels.shape[0] not in (1, rows):
-        raise ValueError(f"labels: got {labels.shape[0]} rows; 1 or {rows} are needed")
+    if labels.dim() != 2 or labels.shape[0] not in (1, rows) or labels.shape[1] != width:
+        raise ValueError(f"{name}: got shape {list(labels.shape)}; [{rows}, {width}] or [1, {width}] is needed")
     return labels.expand(rows, -1)

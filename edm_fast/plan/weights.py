@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, sizes: Sequence[int]) -> None:
         floats = sum(map(_aligned, sizes))
-        block = torch.empty(floats + _HUGE_PAGE_FLOATS, dtype=torch.float32)
+        block = torch.empty(floats + _HUGE_PAGE_FLOATS, dtype=torch.float32, device="cpu")
         extension().cpu.use_huge_pages(block.data_ptr(), block.nbytes)
         self._free = block[-block.data_ptr() // 4 % _HUGE_PAGE_FLOATS :]
 
@@ -47,7 +47,7 @@ def pack(weight: torch.Tensor, algorithm: Algorithm, packed: torch.Tensor | None
     cpu = extension().cpu
     dense = weight.detach().to("cpu", torch.float32).contiguous()
     if packed is None:
-        packed = torch.empty(packed_size(weight, algorithm), dtype=torch.float32)
+        packed = torch.empty(packed_size(weight, algorithm), dtype=torch.float32, device="cpu")
     cpu.pack_conv2d(
         in_channels,
         out_channels,
@@ -87,15 +87,19 @@ class PackedLinear:
         self.out_features, self.in_features = weight.shape
         self._weight = pack(weight[:, :, None, None], "direct")
         biases = [
-            torch.zeros(module.weight.shape[0]) if module.bias is None else module.bias.detach().float().cpu()
+            torch.zeros(module.weight.shape[0], dtype=torch.float32, device="cpu")
+            if module.bias is None
+            else module.bias.detach().float().cpu()
             for module in modules
         ]
         self._bias = torch.cat(biases).contiguous()
 
     def __call__(self, x: torch.Tensor, silu: bool = False, addend: torch.Tensor | None = None) -> torch.Tensor:
         """f(x Wᵀ + b + addend) for x [rows, in_features]; f is SiLU or the identity."""
+        if x.dim() != 2 or x.shape[1] != self.in_features:
+            raise ValueError(f"x: got shape {list(x.shape)}; rows of width {self.in_features} are needed")
         x = x.to(torch.float32).contiguous()
-        out = torch.empty(x.shape[0], self.out_features)
+        out = torch.empty([x.shape[0], self.out_features], dtype=torch.float32, device="cpu")
         other = None if addend is None else addend.expand(out.shape).contiguous()
         extension().cpu.linear(
             (x.shape[0], self.in_features, self.out_features),
@@ -115,15 +119,41 @@ class Versions:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._seen = self._state()
+        self._seen, self._seen_sums = self._state(), self._sums()
 
     def _state(self) -> list[tuple[int, int]]:
-        module = self._module
-        return [(tensor.data_ptr(), tensor._version) for tensor in (*module.parameters(), *module.buffers())]
+        return [(tensor.data_ptr(), _version(tensor)) for tensor in self._tensors()]
 
-    def changed(self) -> bool:
-        """Whether anything changed since the last call, or since the beginning."""
-        now = self._state()
-        different = now != self._seen
-        self._seen = now
+    def _sums(self) -> list[int]:
+        return [_sum_of_bits(tensor) for tensor in self._tensors()]
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [*self._module.parameters(), *self._module.buffers()]
+
+    def changed(self, contents: bool = False) -> bool:
+        """Whether anything changed since the last call, or since the beginning.
+
+        `contents`: look at every value too, at the cost of reading them. Writes through `parameter.data` or numpy, and
+        new memory at an old address, cannot be told otherwise.
+        """
+        now, sums = self._state(), self._sums() if contents else self._seen_sums
+        different = now != self._seen or sums != self._seen_sums
+        if different and not contents:
+            sums = self._sums()
+        self._seen, self._seen_sums = now, sums
         return different
+
+
+def _version(tensor: torch.Tensor) -> int:
+    # Tensors of inference mode count no versions.
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _sum_of_bits(tensor: torch.Tensor) -> int:
+    words = tensor.detach().contiguous().flatten()
+    if words.is_floating_point():
+        integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[words.element_size()]
+        words = words.view(integers)
+    if words.dtype == torch.int32 and words.numel() % 2 == 0 and words.storage_offset() % 2 == 0:
+        words = words.view(torch.int64)  # which PyTorch adds up five times as fast
+    return int(words.sum(dtype=torch.int64))
