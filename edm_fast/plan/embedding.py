@@ -91,16 +91,16 @@ class DeviceModulation:
         """Rows [R, columns] for noise_labels [R], class_labels [R, label_dim] and augment_labels [R, augment_dim]."""
         network, device = self._network, self._weight.device
         emb = network.map_noise(noise_labels.detach().to(device, torch.float32).flatten())
-        if self._song:
-            emb = torch.cat(emb.chunk(2, dim=1)[::-1], dim=1)
+        augment = labels = None
         if network.map_augment is not None and augment_labels is not None:
-            emb = emb + network.map_augment(augment_labels.detach().to(device, torch.float32))
-        labels = None
+            augment = network.map_augment(augment_labels.detach().to(device, torch.float32))
         if network.map_label is not None and class_labels is not None:
             scaled = class_labels.detach().to(device, torch.float32)
             labels = network.map_label(scaled * math.sqrt(network.label_dim) if self._song else scaled)
-        if self._song and labels is not None:
-            emb = emb + labels
+        if self._song:
+            emb = torch.cat(emb.chunk(2, dim=1)[::-1], dim=1)
+            emb = emb if labels is None else emb + labels
+        emb = emb if augment is None else emb + augment
         emb = network.map_layer1(functional.silu(network.map_layer0(emb)))
         if not self._song and labels is not None:
             emb = emb + labels
