@@ -27,13 +27,16 @@ class _Kept:
         return (_Kept, ())
 
 
-def prepared_for(net: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Prepared | None:
+def prepared_for(net: Any, device: torch.device, force_fp32: bool = False) -> Prepared | None:
     """The prepared form of a network, made at the first call; None if its plan would not be the network.
 
-    That is so off the CPU, in training mode, and if something of the network was replaced, compiled or hooked into.
+    That is so in training mode, and if something of the network was replaced, compiled or hooked into. On CUDA the
+    network says in which dtype it runs, unless it is forced to float32; on the CPU it is float32.
     """
-    if not isinstance(net, Precond) or net.training or device.type != "cpu" or not _is_untouched(net):
+    known = device.type in ("cpu", "cuda")
+    if not isinstance(net, Precond) or net.training or not known or not _is_untouched(net):
         return None
+    dtype = torch.float32 if device.type == "cpu" else net.network_dtype(device, force_fp32)
     kept = vars(net).get(_ATTRIBUTE)
     if kept is None:
         kept = _Kept()

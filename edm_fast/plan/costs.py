@@ -6,7 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edm_fast.plan.ir import AddBias, Attention, Conv, Graph, GroupNormSilu, Operation, Resample, Residual, reads, writes
+from edm_fast.plan.ir import (
+    AddBias,
+    Attention,
+    Conv,
+    Graph,
+    GroupNormSilu,
+    Operation,
+    Resample,
+    Residual,
+    reads,
+    writes,
+)
 from edm_fast.plan.passes import overwritten
 
 # What a block may have on devices of compute capability 9.0.

@@ -81,10 +81,11 @@ class DevicePlan:
             result = x.new_empty([0, self.graph.output.channels, *x.shape[2:]], dtype=self.dtype)
             return result if out is None else out
         values: Values = {self.graph.input: channels_last(x.to(self.dtype))}
-        for step, dying in self._steps:
-            step(values, modulation)
-            for image in dying:
-                del values[image]
+        with torch.autocast(self.device.type, enabled=False):
+            for step, dying in self._steps:
+                step(values, modulation)
+                for image in dying:
+                    del values[image]
         result = channels_last(values[self.graph.output])
         return result if out is None else out.copy_(result)
 
@@ -134,9 +135,7 @@ class DevicePlan:
                 # Written elsewhere, the library would first copy the residual there.
                 product = _pixel_rows(channels_last(values[onto])).addmm_(rows, weight, beta=scale, alpha=scale)
             else:
-                product = torch.addmm(
-                    _pixel_rows(channels_last(values[onto])), rows, weight, beta=scale, alpha=scale
-                )
+                product = torch.addmm(_pixel_rows(channels_last(values[onto])), rows, weight, beta=scale, alpha=scale)
             samples, _, height, width = image.shape
             values[out] = product.view(samples, height, width, -1).permute(0, 3, 1, 2)
 
