@@ -62,12 +62,12 @@ def for_library_convolutions(graph: Graph) -> DeviceGraph:
 def overwritten(graph: Graph) -> set[Conv]:
     """The 1×1 convolutions whose residual nothing reads later, so that they can write over it."""
     last = {image: operation for operation in graph.operations for image in reads(operation)}
-    found: set[Conv] = set()
-    for operation in graph.operations:
-        if isinstance(operation, Conv) and operation.residual is not None and operation.residual is not graph.input:
-            if last[operation.residual] is operation and operation.residual not in operation.sources:
-                found.add(operation)
-    return found
+    products = [conv for conv in graph.operations if isinstance(conv, Conv) and conv.residual is not None]
+    return {
+        conv
+        for conv in products
+        if conv.residual is not graph.input and conv.residual not in conv.sources and last[conv.residual] is conv
+    }
 
 
 def keeps_constants(resampling: Resampling) -> bool:
@@ -115,8 +115,9 @@ def _complete_images(operations: list[Operation], output: Image) -> set[Image]:
         elif isinstance(operation, Resample):
             if operation.out in complete or not keeps_constants(operation.resampling):
                 complete.add(operation.source)
-        elif isinstance(operation, GroupNormSilu) and operation.plain is not None:
-            if operation.plain in complete or not keeps_constants(operation.resampling):
+        elif isinstance(operation, GroupNormSilu):
+            shown = operation.plain is not None and not keeps_constants(operation.resampling)
+            if shown or operation.plain in complete:
                 complete.update(operation.sources)
     return complete
 
