@@ -224,8 +224,8 @@ def render(folder: Path = RESULTS) -> str:
         *flat_section(
             "Convolution algorithms, chosen by shape and never by batch",
             "python benchmarks/algorithm_choice.py",
-            "The whole of CIFAR-10 DDPM++ by the rule, over the same with the 3×3 layers of one resolution switched. A ratio "
-            "above 1 is what a choice by batch size would gain.",
+            "The whole of CIFAR-10 DDPM++ by the rule, over the same with the 3×3 layers of one resolution switched. A "
+            "ratio above 1 is what a choice by batch size would gain.",
             load(folder, "algorithm_choice"),
         ),
         *flat_section(

@@ -30,15 +30,17 @@ class _Kept:
         return (_Kept, ())
 
 
-def prepared_for(net: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Prepared | None:
+def prepared_for(net: Any, device: torch.device, force_fp32: bool = False) -> Prepared | None:
     """The prepared form of a network, made at the first call; None if its plan would not be the network.
 
-    That is so off the CPU, in training mode, if the network asks for a dtype of its own, and if something of it was
-    replaced, compiled or hooked into. The caller refreshes it.
+    That is so in training mode, and if something of the network was replaced, compiled or hooked into. The plan's dtype
+    is the network's own choice for the device, float32 if it is forced to; on the CPU another choice than float32 has
+    no plan. The caller refreshes it.
     """
-    if not isinstance(net, Precond) or device.type != "cpu" or not _is_untouched(net):
+    if not isinstance(net, Precond) or device.type not in ("cpu", "cuda") or not _is_untouched(net):
         return None
-    if net.network_dtype(device, False) != torch.float32:
+    dtype = net.network_dtype(device, force_fp32)
+    if device.type == "cpu" and dtype != torch.float32:
         return None
     kept = vars(net).get(_ATTRIBUTE)
     if kept is None:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from edm_fast.plan.ir import Attention, Conv, Graph, GroupNormSilu, Operation, Resample, Residual, reads, writes
+from edm_fast.plan.ir import (
+    AddBias,
+    Attention,
+    Conv,
+    Graph,
+    GroupNormSilu,
+    Operation,
+    Resample,
+    Residual,
+    reads,
+    writes,
+)
+from edm_fast.plan.passes import overwritten
+
+# What a block may have on devices of compute capability 9.0.
+SHARED_BYTES = 227 * 1024
 
 # Multiplications and additions per element, about: statistics, normalisation and SiLU.
 _NORM_FLOPS = 15
@@ -29,6 +45,37 @@ def activation_bytes(operation: Operation, element_bytes: int) -> int:
     """Bytes read and written per sample, every image once."""
     images = [*reads(operation), *writes(operation)]
     return element_bytes * sum(image.elements for image in images)
+
+
+def launches(graph: Graph, element_bytes: int = 2, shared_bytes: int = SHARED_BYTES) -> int:
+    """Launches of a device's forward (`DevicePlan.graph`), one for each operation but for these.
+
+    A norm whose slabs do not fit into `shared_bytes` of a block takes two. A product that cannot be written over its
+    residual takes a copy. What a library launches inside one of its calls, such as the sum of a split product, is not
+    known here; neither are the modulation rows of many steps, nor copies at the border of a captured graph.
+    """
+    in_place = overwritten(graph)
+    total = 0
+    for operation in graph.operations:
+        total += 1
+        if isinstance(operation, GroupNormSilu):
+            total += not _norm_is_resident(operation, element_bytes, shared_bytes)
+        elif isinstance(operation, Conv) and operation.kernel == 1 and operation.residual is not None:
+            total += operation not in in_place
+    return total
+
+
+def _norm_is_resident(norm: GroupNormSilu, element_bytes: int, shared_bytes: int) -> bool:
+    """`plan_resident` of csrc/cuda/group_norm_silu_resident.cuh for the widest budget and the narrowest slabs."""
+    pack, warps = 16 // element_bytes, 8
+    channels, pixels = sum(source.channels for source in norm.sources), norm.sources[0].pixels
+    group = channels // norm.module.num_groups
+    unit = math.lcm(group, pack) if channels % pack == 0 else group
+    units = channels // unit
+    slabs = max(1, units // -(-64 // (element_bytes * unit)))
+    packs = -(-(-(-units // slabs) * unit) // pack)
+    width = packs * pack
+    return packs <= 32 and 16 * pixels * packs + 4 * (7 * width + warps * (2 * width + 1)) <= shared_bytes
 
 
 def weight_count(operation: Operation) -> int:
@@ -66,5 +113,11 @@ def describe(graph: Graph, element_bytes: int, details: Mapping[Any, str] | None
 def _kind(operation: Operation) -> str:
     if isinstance(operation, Conv):
         return f"conv {operation.kernel}x{operation.kernel}"
-    names = {GroupNormSilu: "group_norm_silu", Resample: "resample", Residual: "residual", Attention: "attention"}
+    names = {
+        GroupNormSilu: "group_norm_silu",
+        Resample: "resample",
+        Residual: "residual",
+        AddBias: "add_bias",
+        Attention: "attention",
+    }
     return names[type(operation)]

@@ -122,6 +122,8 @@ class CpuPlan:
         )
 
     def _add_norm(self, norm: GroupNormSilu) -> None:
+        if norm.addend is not None:
+            raise TypeError("operation: a GroupNormSilu with an addend has no CPU step")
         source, module = norm.sources[0], norm.module
         weight, bias = (
             self._constant(parameter.detach().to("cpu", torch.float32, copy=True).contiguous())

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from edm_fast.plan.weights import PackedLinear
 
@@ -61,3 +62,46 @@ class Modulation:
         with torch.no_grad():
             row = self._network.map_noise(label[None])
         return torch.cat(row.chunk(2, dim=1)[::-1], dim=1) if self._song else row
+
+
+class DeviceModulation:
+    """`Modulation` on the device of the network, by PyTorch's products in float32.
+
+    A row may differ in its last bits with the number of rows. `column_biases` [columns] is added to each.
+    """
+
+    def __init__(self, network: Any, affines: Sequence[Any], column_biases: torch.Tensor) -> None:
+        self._network = network
+        self._song = not hasattr(network, "out_norm")
+        self._weight = torch.cat([affine.weight.detach().float() for affine in affines])
+        biases = [
+            affine.weight.new_zeros(affine.weight.shape[0]) if affine.bias is None else affine.bias.detach()
+            for affine in affines
+        ]
+        self._bias = torch.cat([bias.float() for bias in biases]) + column_biases
+        self.columns = self._weight.shape[0]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        noise_labels: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        augment_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Rows [R, columns] for noise_labels [R], class_labels [R, label_dim] and augment_labels [R, augment_dim]."""
+        network, device = self._network, self._weight.device
+        emb = network.map_noise(noise_labels.detach().to(device, torch.float32).flatten())
+        augment = labels = None
+        if network.map_augment is not None and augment_labels is not None:
+            augment = network.map_augment(augment_labels.detach().to(device, torch.float32))
+        if network.map_label is not None and class_labels is not None:
+            scaled = class_labels.detach().to(device, torch.float32)
+            labels = network.map_label(scaled * math.sqrt(network.label_dim) if self._song else scaled)
+        if self._song:
+            emb = torch.cat(emb.chunk(2, dim=1)[::-1], dim=1)
+            emb = emb if labels is None else emb + labels
+        emb = emb if augment is None else emb + augment
+        emb = network.map_layer1(functional.silu(network.map_layer0(emb)))
+        if not self._song and labels is not None:
+            emb = emb + labels
+        return functional.linear(functional.silu(emb), self._weight, self._bias)

@@ -73,7 +73,10 @@ class Conv:
 
 @dataclass(eq=False)
 class GroupNormSilu:
-    """`edm_fast.ops.group_norm_silu` with the parameters of `module`; `scale` and `shift` come together."""
+    """`edm_fast.ops.group_norm_silu` with the parameters of `module`; `scale` and `shift` come together.
+
+    `addend` and `sum` come together too: then x = (source + addend) · sum_scale, of one source, is written to `sum`.
+    """
 
     module: Any
     sources: tuple[Image, ...]
@@ -84,6 +87,9 @@ class GroupNormSilu:
     shift: Columns | None = None
     resampling: Resampling = Resampling()
     plain: Image | None = None
+    addend: Image | None = None
+    sum: Image | None = None
+    sum_scale: float = 1.0
 
 
 @dataclass(eq=False)
@@ -104,6 +110,14 @@ class Residual:
 
 
 @dataclass(eq=False)
+class AddBias:
+    """out = source + a constant for each channel, which the executor holds."""
+
+    source: Image
+    out: Image
+
+
+@dataclass(eq=False)
 class Attention:
     """Self-attention over the pixels of qkv, whose channels are q | k | v."""
 
@@ -112,7 +126,7 @@ class Attention:
     heads: int
 
 
-Operation: TypeAlias = Conv | GroupNormSilu | Resample | Residual | Attention
+Operation: TypeAlias = Conv | GroupNormSilu | Resample | Residual | AddBias | Attention
 
 
 @dataclass(eq=False)
@@ -135,8 +149,8 @@ def reads(operation: Operation) -> list[Image]:
     if isinstance(operation, Conv):
         return [*operation.sources, *([operation.residual] if operation.residual is not None else [])]
     if isinstance(operation, GroupNormSilu):
-        return list(operation.sources)
-    if isinstance(operation, Resample):
+        return [*operation.sources, *([operation.addend] if operation.addend is not None else [])]
+    if isinstance(operation, Resample | AddBias):
         return [operation.source]
     if isinstance(operation, Residual):
         return [operation.a, operation.b]
@@ -145,6 +159,6 @@ def reads(operation: Operation) -> list[Image]:
 
 def writes(operation: Operation) -> list[Image]:
     """The images that an operation writes."""
-    if isinstance(operation, GroupNormSilu) and operation.plain is not None:
-        return [operation.out, operation.plain]
+    if isinstance(operation, GroupNormSilu):
+        return [image for image in (operation.out, operation.plain, operation.sum) if image is not None]
     return [operation.out]

@@ -14,8 +14,11 @@ from edm_fast.reference import dhariwal_unet, song_unet
 from edm_fast.reference.unet_block import UNetBlock
 
 
-def lower(network: Any, height: int, width: int) -> Graph:
+def lower(network: Any, height: int, width: int, *, plain_skips: bool = False) -> Graph:
     """The graph of a SongUNet or DhariwalUNet in evaluation mode, for images of height × width.
+
+    `plain_skips`: 1×1 skips read what norm0 writes beside its output, concatenated and resampled, so that a matrix
+    product is all that they are. Otherwise they read the block's own sources, and come before 2× upsampling.
 
     Raises ValueError if a level does not divide the image, TypeError for another network.
     """
@@ -24,7 +27,7 @@ def lower(network: Any, height: int, width: int) -> Graph:
     divisor = 2 ** (network.num_levels - 1)
     if height % divisor or width % divisor or height < 1 or width < 1:
         raise ValueError(f"x: {height}x{width} pixels; {network.num_levels} levels need multiples of {divisor}")
-    builder = _Builder(Image("input", network.in_channels, height, width))
+    builder = _Builder(Image("input", network.in_channels, height, width), plain_skips)
     output = _dhariwal(builder, network) if hasattr(network, "out_norm") else _song(builder, network)
     return Graph(builder.input, output, builder.operations, builder.affines)
 
@@ -77,8 +80,9 @@ def _dhariwal(build: _Builder, network: Any) -> Image:
 class _Builder:
     """Appends operations; each method returns the image that it makes."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, plain_skips: bool) -> None:
         self.input = image
+        self.plain_skips = plain_skips
         self.operations: list[Any] = []
         self.affines: list[nn.Module] = []
         self._columns = 0
@@ -154,7 +158,8 @@ class _Builder:
         resampling = resampling_of(block.conv0) if up or down else Resampling()
         # Going up, the 1×1 skip comes before the resampling: a quarter of the work, and for [1, 1] no image of its own.
         projected = block.skip is not None and block.skip.weight is not None
-        plain = ((up or down) and not (up and projected)) or (len(sources) > 1 and not projected)
+        concatenated = len(sources) > 1 and (self.plain_skips or not projected)
+        plain = concatenated or ((up or down) and (self.plain_skips or not (up and projected)))
         h, untouched = self.resampled_norm(f"{name}.norm0", block.norm0, sources, resampling, plain)
         h = self.conv(f"{name}.conv0", block.conv0, (h,))
         if block.adaptive_scale:
@@ -167,7 +172,7 @@ class _Builder:
         biases = [block.conv1.bias]
         if not projected:
             residual = untouched if untouched is not None else sources[0]
-        elif up:
+        elif untouched is None and up:
             # A bias before the filter would fade at the border, where the filter sees zeros.
             residual = self.conv(f"{name}.skip", block.skip, sources, biases=())
             biases.append(block.skip.bias)

@@ -10,8 +10,11 @@ from edm_fast.ops.backends import extension
 from edm_fast.plan.algorithms import CHOICES
 from edm_fast.plan.costs import describe
 from edm_fast.plan.cpu import CpuPlan
-from edm_fast.plan.embedding import Modulation
+from edm_fast.plan.device import DevicePlan
+from edm_fast.plan.embedding import DeviceModulation, Modulation
+from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.plan.lowering import lower
+from edm_fast.plan.steps import StepTable
 from edm_fast.plan.weights import Versions
 from edm_fast.reference.preconditioning import Precond
 
@@ -22,16 +25,19 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
     """A copy of `net` for inference: weights packed, norms and residuals fused, memory laid out once.
 
     Args:
-        net: a preconditioned network of this library, on the CPU. Changed weights are noticed and packed again.
+        net: a preconditioned network of this library, on the CPU or a CUDA device. Changed weights are noticed and
+            packed again.
         dtype: storage of activations, float32, bfloat16 or float16. Sums and products are float32 in each.
         conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2" or "direct". Winograd's forms are
-            within the error of the direct form (2×), and their weights take 4× and 1.8× the memory.
+            within the error of the direct form (2×), and their weights take 4× and 1.8× the memory. On CUDA cuDNN
+            chooses, and it is "auto".
 
-    The result of a sample does not depend, to the bit, on the batch it is in or on the number of threads.
+    On the CPU the result of a sample does not depend, to the bit, on the batch it is in or on the number of threads. On
+    CUDA forwards are captured as CUDA graphs, one for each batch size, and libraries may sum differently for each.
 
     Raises:
         TypeError: net is not a network with a plan, or the dtype is not one of the three.
-        ValueError: an unknown algorithm, or a net that is not on the CPU.
+        ValueError: an unknown algorithm, one that the device does not have, or a net on another device.
     """
     return Prepared(net, dtype, conv_algorithm)
 
@@ -48,16 +54,18 @@ class Prepared:
             raise TypeError(f"dtype: got {dtype}; it is float32, bfloat16 or float16")
         if conv_algorithm not in CHOICES:
             raise ValueError(f"conv_algorithm: got {conv_algorithm!r}; it is one of {', '.join(CHOICES)}")
-        device = next(net.parameters()).device
-        if device.type != "cpu":
-            raise ValueError(f"net: is on {device}; prepare() runs on the CPU")
+        self.device = next(net.parameters()).device
+        if self.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"net: is on {self.device}; prepare() runs on the CPU and on CUDA")
+        if self.device.type == "cuda" and conv_algorithm != "auto":
+            raise ValueError(f"conv_algorithm: got {conv_algorithm!r}; on CUDA it is 'auto'")
         self.net = net
         self.dtype = dtype
         self.conv_algorithm = conv_algorithm
         self.sigma_min, self.sigma_max = net.sigma_min, net.sigma_max
         self.img_resolution, self.img_channels, self.label_dim = net.img_resolution, net.img_channels, net.label_dim
-        self._plans: dict[tuple[int, int], CpuPlan] = {}
-        self._modulation: Modulation | None = None
+        self._plans: dict[tuple[int, int], CpuPlan | CapturedPlan] = {}
+        self._modulation: Modulation | DeviceModulation | None = None
         self._versions = Versions(net)
         self._lock = threading.Lock()
         self.plan(net.img_resolution, net.img_resolution)
@@ -76,15 +84,25 @@ class Prepared:
             if self._versions.changed(contents):
                 self._plans.clear()
 
-    def plan(self, height: int, width: int) -> CpuPlan:
+    def plan(self, height: int, width: int) -> CpuPlan | CapturedPlan:
         """The plan for images of this size; made at the first use."""
         with self._lock:
             found = self._plans.get((height, width))
-            if found is None or found.isa != extension().cpu.isa():
-                graph = lower(self.net.model, height, width)
-                found = self._plans[height, width] = CpuPlan(graph, self.dtype, self.conv_algorithm)
-                self._modulation = Modulation(self.net.model, graph.affines)
+            if found is None or (isinstance(found, CpuPlan) and found.isa != extension().cpu.isa()):
+                make = self._make_cpu_plan if self.device.type == "cpu" else self._make_device_plan
+                found = self._plans[height, width] = make(height, width)
             return found
+
+    def _make_cpu_plan(self, height: int, width: int) -> CpuPlan | CapturedPlan:
+        graph = lower(self.net.model, height, width)
+        self._modulation = Modulation(self.net.model, graph.affines)
+        return CpuPlan(graph, self.dtype, self.conv_algorithm)
+
+    def _make_device_plan(self, height: int, width: int) -> CpuPlan | CapturedPlan:
+        graph = lower(self.net.model, height, width, plain_skips=True)
+        plan = DevicePlan(graph, self.dtype, self.device)
+        self._modulation = DeviceModulation(self.net.model, graph.affines, plan.column_biases)
+        return CapturedPlan(plan)
 
     @property
     def columns(self) -> int:
@@ -100,10 +118,10 @@ class Prepared:
         """Modulation rows [R, columns] for `network`: c_noise [R], labels [R, …] or [1, …] or None (zeros)."""
         rows = c_noise.numel()
         if self.label_dim and class_labels is None:
-            class_labels = torch.zeros([1, self.label_dim], dtype=torch.float32, device="cpu")
+            class_labels = torch.zeros([1, self.label_dim], dtype=torch.float32, device=self.device)
         self.plan(self.img_resolution, self.img_resolution)
         assert self._modulation is not None
-        augment_dim = self.net.model.augment_dim
+        augment_dim = int(self.net.model.augment_dim)  # type: ignore[arg-type]
         return self._modulation(
             c_noise,
             _rows("class_labels", class_labels, rows, self.label_dim) if self.label_dim else None,
@@ -129,9 +147,13 @@ class Prepared:
         rows = 1 if alone and c_noise.numel() == 1 else samples
         return self.run(x_in, self.modulation(c_noise.flatten().expand(rows), labels, augment_labels))
 
-    def run(self, x_in: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
-        """F for modulation rows [N or 1, columns]."""
-        output = self.plan(x_in.shape[2], x_in.shape[3]).run(x_in, modulation)
+    def run(self, x_in: torch.Tensor, modulation: torch.Tensor | StepTable) -> torch.Tensor:
+        """F for modulation rows [N or 1, columns], or those of a table's step."""
+        plan = self.plan(x_in.shape[2], x_in.shape[3])
+        if isinstance(plan, CpuPlan):
+            output = plan.run(x_in, modulation.read() if isinstance(modulation, StepTable) else modulation)
+        else:
+            output = plan.run(x_in, modulation)
         return output[:, : self.img_channels]
 
     def __call__(
@@ -151,7 +173,7 @@ class Prepared:
         self._refresh(contents=False)
         with torch.no_grad():
             x = x.to(torch.float32)
-            sigma = torch.as_tensor(sigma).to(torch.float32).reshape(-1, 1, 1, 1)
+            sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
             self.net._check_input(x, sigma)
             c_skip, c_out, c_in, c_noise = self.net.coefficients(sigma)
             output = self.network(c_in * x, c_noise.flatten(), class_labels, augment_labels)

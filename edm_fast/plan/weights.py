@@ -75,7 +75,7 @@ def conv_bias(conv: Conv) -> torch.Tensor | None:
     """The sum of a layer's biases, float32 [O], or None."""
     if not conv.biases:
         return None
-    total = torch.stack([bias.detach().float().cpu() for bias in conv.biases]).sum(dim=0)
+    total = torch.stack([bias.detach().float() for bias in conv.biases]).sum(dim=0)
     return (separate_qkv(total) if conv.packed_qkv else total).contiguous()
 
 

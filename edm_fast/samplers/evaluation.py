@@ -11,6 +11,7 @@ import torch
 from edm_fast.networks import Precond
 from edm_fast.plan import Prepared
 from edm_fast.plan.cache import prepared_for
+from edm_fast.plan.steps import StepTable
 from edm_fast.samplers.table import SolverTable
 
 # Modulation rows are made for as many evaluations as fit.
@@ -110,13 +111,15 @@ class PlanEvaluation:
             self._labels, self._of_sample = class_labels.unique(dim=0, return_inverse=True)
         distinct = 1 if self._labels is None else self._labels.shape[0]
         self._window = max(1, _MODULATION_BYTES // (4 * distinct * prepared.columns))
-        self._first, self._rows = 0, torch.empty(0)
+        self._first = 0
+        self._table: StepTable | None = None
 
     def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor:
-        if not self._first <= index < self._first + len(self._rows):
-            self._first, self._rows = index, self._modulations(self._c_noise[index : index + self._window])
-        rows = self._rows[index - self._first]
-        return self._prepared.run(net_input, rows if len(rows) == 1 else rows[self._of_sample])
+        if self._table is None or not self._first <= index < self._first + self._table.steps:
+            rows = self._modulations(self._c_noise[index : index + self._window])
+            self._first, self._table = index, StepTable(rows, self._of_sample if rows.shape[1] > 1 else None)
+        self._table.seek(index - self._first)
+        return self._prepared.run(net_input, self._table)
 
     def _modulations(self, c_noise: torch.Tensor) -> torch.Tensor:
         """[evaluations, distinct labels, columns]."""
@@ -155,7 +158,7 @@ def evaluation_of(
 
     `prepare`: let a network of this library be prepared; a `Prepared` is used as it is.
     """
-    prepared = net if isinstance(net, Prepared) else prepared_for(net, device) if prepare else None
+    prepared = net if isinstance(net, Prepared) else prepared_for(net, device, force_fp32) if prepare else None
     if prepared is not None:
         return PlanEvaluation(prepared, table, class_labels)
     if is_plain_precond(net):

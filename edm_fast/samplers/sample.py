@@ -53,8 +53,8 @@ def sample(
         shape: (C, H, W); by default (img_channels, img_resolution, img_resolution) of the network.
         device: where to compute; by default where the network's parameters lie.
         state_dtype: float64 or float32; dtype of the sampler's state.
-        prepare: run networks of this library through `edm_fast.prepare(net)`, on the CPU and in evaluation mode. Its
-            packed weights are kept with the network. Pass a prepared network to choose its dtype.
+        prepare: run networks of this library in evaluation mode through `edm_fast.prepare(net)`. Its packed weights are
+            kept with the network. Pass a prepared network to choose its dtype.
         progress: called with (images done, images in all) after each batch.
         callback: called with a `Progress` once per step of each batch.
         table_arguments: sigma_min, sigma_max, rho, discretization, schedule, scaling, alpha, S_churn, S_min, S_max,

@@ -1,0 +1,145 @@
+"""Forwards captured as CUDA graphs, one for each shape: a launch for the whole network in place of one for each op."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+from edm_fast.plan.device import DevicePlan
+from edm_fast.plan.steps import StepTable
+
+logger = logging.getLogger(__name__)
+
+# Captured forwards that a plan keeps; each holds its activations.
+MOST_CAPTURES = 8
+
+Function = Callable[[], torch.Tensor]
+# Gives a replay, and the tensor that each replay writes.
+Capture = Callable[[Function], tuple[Callable[[], object], torch.Tensor]]
+
+
+def capture_on_cuda(function: Function) -> tuple[Callable[[], object], torch.Tensor]:
+    """Capture what `function` launches on the current device; it runs once before, to make what is made only once."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may allocate meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = function()
+    return graph.replay, result
+
+
+class CapturedPlan:
+    """A `DevicePlan` whose `run` replays captured forwards, by number of samples and of modulation rows.
+
+    They are captured at their first use, and the least recently used is dropped beyond `most`. If a capture fails the
+    plan runs uncaptured from then on; the reason is logged, once. Runs on several streams wait for one another.
+    """
+
+    def __init__(self, plan: DevicePlan, capture: Capture = capture_on_cuda, most: int = MOST_CAPTURES) -> None:
+        self.plan = plan
+        self.graph, self.dtype, self.algorithms = plan.graph, plan.dtype, plan.algorithms
+        self.column_biases, self.weight_bytes = plan.column_biases, plan.weight_bytes
+        self._capture: Capture | None = capture
+        self._most = most
+        self._captured: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def arena_bytes_per_sample(self) -> int:
+        return self.plan.arena_bytes_per_sample
+
+    def run(
+        self, x: torch.Tensor, modulation: torch.Tensor | StepTable, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As `DevicePlan.run`; a `StepTable` gives the rows of its step."""
+        source = self.graph.input
+        shape = (source.channels, source.height, source.width)
+        if tuple(x.shape[1:]) != shape:
+            raise ValueError(f"x: shape is {tuple(x.shape)}; the plan is for {shape}")
+        if x.shape[0] == 0 or _is_capturing(x):
+            return self._run_eagerly(x, modulation, out)
+        with self._lock:
+            captured = self._captured_for(x, modulation)
+            if captured is not None:
+                return captured(x, modulation, out)
+        return self._run_eagerly(x, modulation, out)
+
+    def _run_eagerly(
+        self, x: torch.Tensor, modulation: torch.Tensor | StepTable, out: torch.Tensor | None
+    ) -> torch.Tensor:
+        rows = modulation.read() if isinstance(modulation, StepTable) else modulation
+        return self.plan.run(x, rows, out)
+
+    def _captured_for(self, x: torch.Tensor, modulation: torch.Tensor | StepTable) -> _Captured | None:
+        rows = modulation.rows if isinstance(modulation, StepTable) else modulation.shape[0]
+        key = (x.shape[0], rows)
+        found = self._captured.get(key)
+        if found is not None:
+            self._captured.move_to_end(key)
+            return found
+        if self._capture is None:
+            return None
+        # Dropped first, so that its memory can be used.
+        while len(self._captured) >= self._most:
+            self._captured.popitem(last=False)
+        try:
+            found = _Captured(self.plan, self._capture, *key)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("the network runs without CUDA graphs, more slowly: the capture failed: %s", error)
+            self._capture = None
+            return None
+        self._captured[key] = found
+        return found
+
+
+class _Captured:
+    """A captured forward and the memory that it reads."""
+
+    def __init__(self, plan: DevicePlan, capture: Capture, samples: int, rows: int) -> None:
+        source, columns = plan.graph.input, plan.graph.columns
+        shape = [samples, source.channels, source.height, source.width]
+        self._device = plan.device
+        # Tensors made in inference mode could not be written outside of it.
+        with _on(plan.device), torch.inference_mode(False), torch.no_grad():
+            self._x = torch.zeros(shape, dtype=plan.dtype, device=plan.device).contiguous(
+                memory_format=torch.channels_last
+            )
+            self._rows = torch.zeros([rows, columns], device=plan.device)
+            self._replay, self._result = capture(lambda: plan.run(self._x, self._rows))
+            self._read = torch.cuda.Event() if plan.device.type == "cuda" else None
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, modulation: torch.Tensor | StepTable, out: torch.Tensor | None) -> torch.Tensor:
+        with _on(self._device):
+            if self._read is not None:
+                self._read.wait()
+            self._x.copy_(x)
+            if isinstance(modulation, StepTable):
+                modulation.read(out=self._rows)
+            else:
+                self._rows.copy_(modulation)
+            self._replay()
+            # The next run writes the result again.
+            result = self._result.clone() if out is None else out.copy_(self._result)
+            if self._read is not None:
+                self._read.record()
+        return result
+
+
+def _on(device: torch.device) -> torch.cuda.device:
+    """CUDA's current device; for another device nothing changes."""
+    return torch.cuda.device(device if device.type == "cuda" else -1)
+
+
+def _is_capturing(x: torch.Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
