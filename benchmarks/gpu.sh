@@ -24,7 +24,7 @@ build() {
 }
 
 run_tests() {
-    python3 -m pytest tests/ops tests/samplers -p no:cacheprovider | tee "$out/tests.txt"
+    python3 -m pytest tests/ops tests/samplers tests/networks tests/plan -p no:cacheprovider | tee "$out/tests.txt"
     # A run that skipped the GPU proves nothing.
     python3 - <<'PYTHON'
 import torch
