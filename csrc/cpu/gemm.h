@@ -131,7 +131,7 @@ static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k
     constexpr int64_t kStepBytes = 2 * kVectors * kLanes * sizeof(float);
     const float* a[kPanelRows];
     const int64_t groups = (rows + kPanelRows - 1) / kPanelRows;
-    const int64_t step = (kStepBytes + groups - 1) / groups;
+    const int64_t step = next == nullptr ? 0 : (kStepBytes + groups - 1) / groups;
     const char* ahead = reinterpret_cast<const char*>(next);
     for (int64_t r = 0; r < rows; r += kPanelRows) {
         const int count = rows - r < kPanelRows ? int(rows - r) : kPanelRows;

@@ -144,7 +144,9 @@ struct Memory {
 
     Memory(const RunPlanArgs& args, int64_t samples, int threads) : arena(round_to_pages(args.arena_bytes * samples)) {
         std::size_t largest = 0;
-        const Binding nowhere{samples, nullptr, nullptr, nullptr, nullptr, 0};
+        // Sizes do not depend on addresses; these only must be there.
+        char* anywhere = reinterpret_cast<char*>(kAlignment);
+        const Binding nowhere{samples, anywhere, anywhere, anywhere, reinterpret_cast<const float*>(anywhere), 0};
         for (const PlanStep& step : *args.steps) {
             largest = std::max(
                 largest,

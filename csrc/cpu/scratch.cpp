@@ -50,8 +50,4 @@ void* scratch(std::size_t bytes) {
     return held.memory;
 }
 
-std::size_t scratch_held() {
-    return held.bytes;
-}
-
 }  // namespace edm_fast::cpu

@@ -13,7 +13,4 @@ void* scratch(std::size_t bytes);
 // ignored. Kernels that go through many planes at once spend much of their time on address translation otherwise.
 void use_huge_pages(void* memory, std::size_t bytes);
 
-// Bytes that the calling thread's scratch memory holds.
-std::size_t scratch_held();
-
 }  // namespace edm_fast::cpu
