@@ -110,7 +110,7 @@ class PlanEvaluation:
         if class_labels is not None and prepared.label_dim:
             self._labels, self._of_sample = class_labels.unique(dim=0, return_inverse=True)
         distinct = 1 if self._labels is None else self._labels.shape[0]
-        self._window = max(1, _MODULATION_BYTES // (4 * distinct * prepared.columns))
+        self._window = max(1, _MODULATION_BYTES // max(4 * distinct * prepared.columns, 1))
         self._first = 0
         self._table: StepTable | None = None
 
