@@ -15,6 +15,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from tiny_networks import reference_of
+from tiny_networks import tiny as tiny_network
 
 import edm_fast
 from edm_fast import images
@@ -22,6 +24,7 @@ from edm_fast.checkpoints import save_network
 from edm_fast.cli import main
 from edm_fast.cli.generate import generate
 from edm_fast.networks import EDMPrecond
+from edm_fast.plan import Prepared
 from edm_fast.samplers import random_class
 
 TINY = {"model_type": "SongUNet", "model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
@@ -360,3 +363,23 @@ def test_an_overflowing_network_names_the_seeds(tmp_path):
     output = run("--network", tmp_path / "wild.safetensors", "--outdir", tmp_path / "o", "--seeds", "11", expect=1)
     assert "seeds 11" in output
     assert not list((tmp_path / "o").glob("*.png"))
+
+
+@pytest.mark.parametrize("kind", ["ddpmpp", "adm"])
+def test_images_are_the_reference_networks(kind, tmp_path, monkeypatch):
+    """The command runs on a plan; its files are those of the reference path but for the rounding to grey levels."""
+    net = tiny_network(kind)
+    save_network(net, tmp_path / "net.safetensors")
+    runs = []
+    plan_run = Prepared.run
+    monkeypatch.setattr(Prepared, "run", lambda self, *arguments: runs.append(1) or plan_run(self, *arguments))
+    run("--network", tmp_path / "net.safetensors", "--outdir", tmp_path / "out", "--seeds", "0-4", "--steps", 3)
+    assert len(runs) == 5
+    runs.clear()
+    labels = [random_class(seed, net.label_dim) for seed in range(5)]
+    made = edm_fast.sample(reference_of(net), range(5), labels, num_steps=3, prepare=False)
+    assert not runs
+    for seed, expected in enumerate(images.to_bytes(made)):
+        difference = pixels(tmp_path / "out" / f"{seed:06d}.png").astype(int) - expected
+        assert np.abs(difference).max() <= 1
+        assert len(np.unique(expected)) > 10
