@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -33,6 +35,15 @@ def tool(name: str) -> str:
     return found
 
 
+@contextlib.contextmanager
+def one_process_at_a_time(build: Path) -> Iterator[None]:
+    """For builds in a folder that the workers of pytest-xdist share."""
+    build.parent.mkdir(exist_ok=True)
+    with open(build.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def simt_module() -> ModuleType:
     """The CUDA sources on the host emulator, built from this tree; a rebuild compiles only what changed."""
@@ -53,9 +64,10 @@ def simt_module() -> ModuleType:
     ]
     # The compilers must not inherit a sanitizer that is preloaded into this process.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    for command in (configure, [tool("cmake"), "--build", str(build)]):
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert result.returncode == 0, result.stdout + result.stderr
+    with one_process_at_a_time(build):
+        for command in (configure, [tool("cmake"), "--build", str(build)]):
+            result = subprocess.run(command, capture_output=True, text=True, env=environment)
+            assert result.returncode == 0, result.stdout + result.stderr
     [path] = build.glob("csrc/simt/edm_fast_simt*.so")
     spec = importlib.util.spec_from_file_location("edm_fast_simt", path)
     assert spec is not None
