@@ -47,8 +47,11 @@ def attend(backend, qkv, num_heads, packed=False):
 
 
 def eager_attention(backend, qkv, num_heads, packed):
-    """What `backend` may err as much as. How exact the library's fused kernel is depends on the processor, and is its own
-    affair: ours is that it gets the right tensors."""
+    """What `backend` may err as much as.
+
+    How exact the library's fused kernel is depends on the processor, and is its own affair: ours is that it gets the
+    right tensors.
+    """
     if backend != "library":
         return self_attention(qkv, num_heads, packed)
     order = (3, num_heads, -1) if packed else (num_heads, -1, 3)
