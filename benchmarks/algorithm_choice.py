@@ -21,7 +21,7 @@ from edm_fast.plan.embedding import Modulation
 from edm_fast.plan.lowering import lower
 
 PAIRS = 7
-ALGORITHMS = ("direct", "winograd2", "winograd4")
+ALGORITHMS = ("direct", "winograd2", "winograd2x4", "winograd4")
 
 
 def plan_with(graph: Any, resolution: int | None, algorithm: str) -> CpuPlan:

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 import edm_fast
 from edm_fast.ops.backends import extension
+from edm_fast.ops.conv2d import ALGORITHMS
 from edm_fast.ops.solver_step import DRAW, NET_INPUT_SCALE, REGISTERS, UPDATE, UPDATE_TERMS, solver_step
 from edm_fast.ops.tensors import DTYPE_CODES
 from edm_fast.reference.randn import randn as reference_randn
@@ -33,9 +34,6 @@ SOLVER_STEP_TARGET = 10.0
 RANDN_TARGET = 5.0
 _BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.03}
 _SIGMA_DATA = 0.5
-
-# The codes of ConvAlgorithm in csrc/include/edm_fast/conv2d.h.
-ALGORITHM_CODES = {"direct": 0, "winograd2": 2, "winograd4": 4}
 
 
 @dataclass(frozen=True)
@@ -240,14 +238,14 @@ def conv2d_cases() -> Iterator[Case]:
             expected = lambda x=x, weight=weight, bias=bias: functional.conv2d(  # noqa: E731
                 x.double(), weight.double(), bias.double(), padding=1
             )
-            for name in ("direct", "winograd2", "winograd4"):
+            for name in ALGORITHMS:
                 ours = packed_conv2d(weight.float(), bias.float(), name)
                 yield layer_case(f"conv2d {name} {named(shape, dtype)}", x, {"eager": eager}, ours, expected)
 
 
 def packed_conv2d(weight: Tensor, bias: Tensor, algorithm: str) -> Callable[[Tensor], Tensor]:
     """A convolution by the CPU kernel, packed once; its argument is channels-last."""
-    cpu, threads, code = extension().cpu, torch.get_num_threads(), ALGORITHM_CODES[algorithm]
+    cpu, threads, code = extension().cpu, torch.get_num_threads(), ALGORITHMS[algorithm]
     out_channels, in_channels, kernel, _ = weight.shape
     packed = torch.empty(cpu.conv2d_packed_size(in_channels, out_channels, kernel, code))
     cpu.pack_conv2d(in_channels, out_channels, kernel, code, weight.data_ptr(), packed.data_ptr(), threads)

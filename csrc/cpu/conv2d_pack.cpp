@@ -1,5 +1,6 @@
-// Weights in the order in which the kernels read them: [e][panel][in_channel][width], e = 0 … T²-1, for Winograd's
-// forms, and [panel][tap][in_channel][width] for the direct one. Transforms are computed in float64 and rounded once.
+// Weights in the order in which the kernels read them: [e][panel][in_channel][width], for each product e of a tile, for
+// Winograd's forms, and [panel][tap][in_channel][width] for the direct one. Transforms are computed in float64 and
+// rounded once.
 #include "edm_fast/conv2d.h"
 #include "gemm.h"
 #include "parallel.h"
@@ -12,17 +13,16 @@ namespace {
 constexpr int kOutputsAtOnce = 8;
 typedef double Doubles __attribute__((vector_size(8 * kOutputsAtOnce)));
 
-template <int kOutputs>
+template <int kHeight, int kWidth>
 static void pack_winograd(const PackConv2dArgs& args, int threads) {
-    using Form = Winograd<kOutputs>;
-    constexpr int kTile = Form::kTile;
+    constexpr int kRows = kHeight + 2, kColumns = kWidth + 2;
     const int64_t in = args.in_channels, out = args.out_channels, padded = padded_channels(out);
     parallel_for(panel_count(out), threads, [&](int64_t panel) {
         const int width = panel_vectors(out, panel) * kLanes;
         for (int64_t k = 0; k < in; ++k) {
             for (int first = 0; first < width; first += kOutputsAtOnce) {
                 const int count = width - first < kOutputsAtOnce ? width - first : kOutputsAtOnce;
-                Doubles taps[9] = {}, rows[kTile * 3], result[kTile * kTile];
+                Doubles taps[9] = {}, rows[kRows * 3], result[kRows * kColumns];
                 for (int lane = 0; lane < count; ++lane) {
                     const int64_t o = panel * kPanelWidth + first + lane;
                     if (o >= out) continue;
@@ -30,12 +30,12 @@ static void pack_winograd(const PackConv2dArgs& args, int threads) {
                 }
                 for (int column = 0; column < 3; ++column) {
                     const Doubles g[3] = {taps[column], taps[3 + column], taps[6 + column]};
-                    Doubles transformed[kTile];
-                    Form::filter(g, transformed);
-                    for (int i = 0; i < kTile; ++i) rows[i * 3 + column] = transformed[i];
+                    Doubles transformed[kRows];
+                    Winograd<kHeight>::filter(g, transformed);
+                    for (int i = 0; i < kRows; ++i) rows[i * 3 + column] = transformed[i];
                 }
-                for (int i = 0; i < kTile; ++i) Form::filter(rows + i * 3, result + i * kTile);
-                for (int e = 0; e < kTile * kTile; ++e) {
+                for (int i = 0; i < kRows; ++i) Winograd<kWidth>::filter(rows + i * 3, result + i * kColumns);
+                for (int e = 0; e < kRows * kColumns; ++e) {
                     float* to = args.packed + (e * padded + panel * kPanelWidth) * in + k * width + first;
                     for (int lane = 0; lane < count; ++lane) to[lane] = float(result[e][lane]);
                 }
@@ -63,13 +63,17 @@ static void pack_direct(const PackConv2dArgs& args, int threads) {
 }  // namespace
 
 int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm) {
-    const int64_t products = algorithm == kWinograd4 ? 36 : algorithm == kWinograd2 ? 16 : int64_t(kernel) * kernel;
+    const int64_t products = algorithm == kWinograd4     ? 36
+                             : algorithm == kWinograd2x4 ? 24
+                             : algorithm == kWinograd2   ? 16
+                                                         : int64_t(kernel) * kernel;
     return products * in_channels * padded_channels(out_channels);
 }
 
 void pack_conv2d(const PackConv2dArgs& args, int threads) {
-    if (args.algorithm == kWinograd2) return pack_winograd<2>(args, threads);
-    if (args.algorithm == kWinograd4) return pack_winograd<4>(args, threads);
+    if (args.algorithm == kWinograd2) return pack_winograd<2, 2>(args, threads);
+    if (args.algorithm == kWinograd2x4) return pack_winograd<2, 4>(args, threads);
+    if (args.algorithm == kWinograd4) return pack_winograd<4, 4>(args, threads);
     pack_direct(args, threads);
 }
 

@@ -1,7 +1,8 @@
-// A group of tiles goes through three steps. (1) The input is transformed: V[e][tile][in_channel], e = 0 … T²-1. (2) A
-// thread takes items, an item being a panel of output channels of kTileRows tiles, and multiplies M[e] = V[e] · U[e]
-// for a few items at a time, e outermost: V[e] stays in the second-level cache for all of them, and U is read once per
-// group. (3) The same thread transforms its items back, with bias, residual and scale, while M is in cache.
+// A group of tiles goes through three steps. (1) The input is transformed: V[e][tile][in_channel], for each product e
+// of a tile. (2) A thread takes items, an item being a panel of output channels of kTileRows tiles, and multiplies M[e]
+// = V[e] · U[e] for a few items at a time, e outermost: V[e] stays in the second-level cache for all of them, and U is
+// read once per group. (3) The same thread transforms its items back, with bias, residual and scale, while M is in
+// cache.
 //
 // With enough tiles every thread has groups of its own, and V never leaves its cache. With few the team shares each
 // group, so that every thread reads a part of the weights only.
@@ -22,6 +23,15 @@ constexpr int64_t kPrivateTiles = 24;       // from so many tiles per thread on
 constexpr int64_t kPadding = 16;            // floats between planes, so that they do not fall on the same cache sets
 constexpr int64_t kChannelBlock = 4 * kLanes;
 
+// Output pixels of a tile.
+struct Form {
+    int height, width;
+};
+
+Form form_of(ConvAlgorithm algorithm) {
+    return algorithm == kWinograd2 ? Form{2, 2} : algorithm == kWinograd2x4 ? Form{2, 4} : Form{4, 4};
+}
+
 struct Tiling {
     int64_t height, width;                                    // of the output
     int64_t rows, columns;                                    // of tiles in an image
@@ -30,12 +40,12 @@ struct Tiling {
     int64_t plane, item_plane;                                // floats from e to e + 1 in V and in an item of M
     int64_t transformed_floats, product_floats, zero_floats;  // V; M per thread; zeros per thread
 
-    Tiling(const Conv2dArgs& args, int outputs, int threads) {
-        const int64_t products = (outputs + 2) * (outputs + 2), channels = args.channels[0];
+    Tiling(const Conv2dArgs& args, const Form& form, int threads) {
+        const int64_t products = int64_t(form.height + 2) * (form.width + 2), channels = args.channels[0];
         height = output_height(args);
         width = output_width(args);
-        rows = (height + outputs - 1) / outputs;
-        columns = (width + outputs - 1) / outputs;
+        rows = (height + form.height - 1) / form.height;
+        columns = (width + form.width - 1) / form.width;
         tiles = args.samples * rows * columns;
         is_private = threads == 1 || tiles >= threads * kPrivateTiles;
         const int64_t bytes = is_private ? kPrivateBytes : kSharedBytes;
@@ -55,85 +65,133 @@ struct Tile {
     int64_t sample, y, x;  // of the first output pixel
 };
 
-EDM_FAST_INLINE Tile tile_at(const Tiling& tiling, int64_t index, int outputs) {
-    const int64_t in_image = index % (tiling.rows * tiling.columns);
-    return {index / (tiling.rows * tiling.columns), in_image / tiling.columns * outputs,
-            in_image % tiling.columns * outputs};
-}
+// Goes through the tiles of the batch one by one, from tile `index` on, without a division for each.
+template <int kHeight, int kWidth>
+class TileWalk {
+  public:
+    TileWalk(const Tiling& tiling, int64_t index) : height_(tiling.height), width_(tiling.width) {
+        const int64_t in_image = index % (tiling.rows * tiling.columns);
+        tile = {index / (tiling.rows * tiling.columns), in_image / tiling.columns * kHeight,
+                in_image % tiling.columns * kWidth};
+    }
 
-template <int kOutputs, class T>
+    void next() {
+        tile.x += kWidth;
+        if (tile.x < width_) return;
+        tile.x = 0;
+        tile.y += kHeight;
+        if (tile.y < height_) return;
+        tile.y = 0;
+        ++tile.sample;
+    }
+
+    Tile tile;
+
+  private:
+    int64_t height_, width_;
+};
+
+template <int kHeight, int kWidth, class T>
 static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, const T* zeros,
                             float* transformed, const Team& team) {
-    using Form = Winograd<kOutputs>;
-    constexpr int kTile = Form::kTile;
+    constexpr int kRows = kHeight + 2, kColumns = kWidth + 2, kProducts = kRows * kColumns;
     const int64_t channels = args.channels[0];
     const T* image = static_cast<const T*>(args.source[0]);
     // Few tiles are shared out by channels too.
     const int64_t block = count >= 4 * team.size ? channels : kChannelBlock;
     const int64_t blocks = (channels + block - 1) / block;
     const Range range = team.share(count * blocks);
+    int64_t p = range.begin / blocks, part = range.begin % blocks;
+    TileWalk<kHeight, kWidth> walk(tiling, first + p);
     for (int64_t index = range.begin; index < range.end; ++index) {
-        const int64_t p = index / blocks, begin = index % blocks * block, end = std::min(begin + block, channels);
-        const Tile tile = tile_at(tiling, first + p, kOutputs);
-        const T* pixel[kTile * kTile];
-        for (int i = 0; i < kTile; ++i) {
-            const int64_t y = tile.y + i - args.padding;
-            for (int j = 0; j < kTile; ++j) {
-                const int64_t x = tile.x + j - args.padding;
-                const bool inside = y >= 0 && y < args.height && x >= 0 && x < args.width;
-                pixel[i * kTile + j] =
-                    inside ? image + ((tile.sample * args.height + y) * args.width + x) * channels : zeros;
+        const Tile& tile = walk.tile;
+        const int64_t begin = part * block, end = std::min(begin + block, channels);
+        const int64_t top = tile.y - args.padding, left = tile.x - args.padding;
+        const int64_t corner = ((tile.sample * args.height + top) * args.width + left) * channels;
+        const T* pixel[kProducts];
+#pragma GCC unroll 6
+        for (int i = 0; i < kRows; ++i) {
+            const bool row_inside = uint64_t(top + i) < uint64_t(args.height);
+#pragma GCC unroll 6
+            for (int j = 0; j < kColumns; ++j) {
+                const bool inside = row_inside && uint64_t(left + j) < uint64_t(args.width);
+                pixel[i * kColumns + j] = inside ? image + corner + (i * args.width + j) * channels : zeros;
             }
         }
         float* to = transformed + p * channels;
         for (int64_t c = begin; c < end; c += kLanes) {
             const int lanes = int(std::min<int64_t>(kLanes, end - c));
-            Vec d[kTile * kTile];
+            Vec d[kProducts];
             if (lanes == kLanes) {
 #pragma GCC unroll 36
-                for (int e = 0; e < kTile * kTile; ++e) d[e] = load(pixel[e] + c);
+                for (int e = 0; e < kProducts; ++e) d[e] = load(pixel[e] + c);
             } else {
-                for (int e = 0; e < kTile * kTile; ++e) d[e] = load_some(pixel[e] + c, lanes);
+                for (int e = 0; e < kProducts; ++e) d[e] = load_some(pixel[e] + c, lanes);
             }
 #pragma GCC unroll 6
-            for (int j = 0; j < kTile; ++j) Form::input(d + j, kTile);
+            for (int j = 0; j < kColumns; ++j) Winograd<kHeight>::input(d + j, kColumns);
 #pragma GCC unroll 6
-            for (int i = 0; i < kTile; ++i) Form::input(d + i * kTile, 1);
+            for (int i = 0; i < kRows; ++i) Winograd<kWidth>::input(d + i * kColumns, 1);
             if (lanes == kLanes) {
 #pragma GCC unroll 36
-                for (int e = 0; e < kTile * kTile; ++e) store(to + e * tiling.plane + c, d[e]);
+                for (int e = 0; e < kProducts; ++e) store(to + e * tiling.plane + c, d[e]);
             } else {
-                for (int e = 0; e < kTile * kTile; ++e) store_some(to + e * tiling.plane + c, d[e], lanes);
+                for (int e = 0; e < kProducts; ++e) store_some(to + e * tiling.plane + c, d[e], lanes);
             }
+        }
+        if (++part == blocks) {
+            part = 0;
+            ++p;
+            walk.next();
         }
     }
 }
 
-template <int kOutputs, class T>
+template <int kHeight, int kWidth, class T>
 static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, int64_t panel,
                              int vectors, const float* products) {
-    using Form = Winograd<kOutputs>;
-    constexpr int kTile = Form::kTile;
-    for (int64_t r = 0; r < count; ++r) {
-        const Tile tile = tile_at(tiling, first + r, kOutputs);
-        const int height = int(std::min<int64_t>(kOutputs, tiling.height - tile.y));
-        const int width = int(std::min<int64_t>(kOutputs, tiling.width - tile.x));
+    constexpr int kRows = kHeight + 2, kColumns = kWidth + 2, kProducts = kRows * kColumns;
+    T* out = static_cast<T*>(args.out);
+    const T* residual = static_cast<const T*>(args.residual);
+    const int shift = args.residual_shift;
+    TileWalk<kHeight, kWidth> walk(tiling, first);
+    for (int64_t r = 0; r < count; ++r, walk.next()) {
+        const Tile& tile = walk.tile;
+        const int64_t corner = (tile.sample * tiling.height + tile.y) * tiling.width + tile.x;
+        const int64_t residual_corner =
+            (tile.sample * (tiling.height >> shift) + (tile.y >> shift)) * (tiling.width >> shift) + (tile.x >> shift);
+        const int height = int(std::min<int64_t>(kHeight, tiling.height - tile.y));
+        const int width = int(std::min<int64_t>(kWidth, tiling.width - tile.x));
         for (int v = 0; v < vectors; ++v) {
             const int64_t c = panel * kPanelWidth + v * kLanes;
             const int lanes = int(std::min<int64_t>(kLanes, args.out_channels - c));
             const float* from = products + (r * vectors + v) * kLanes;
-            Vec m[kTile * kTile];
+            Vec m[kProducts];
 #pragma GCC unroll 36
-            for (int e = 0; e < kTile * kTile; ++e) m[e] = load(from + e * tiling.item_plane);
+            for (int e = 0; e < kProducts; ++e) m[e] = load(from + e * tiling.item_plane);
 #pragma GCC unroll 6
-            for (int j = 0; j < kTile; ++j) Form::output(m + j, kTile);
+            for (int j = 0; j < kColumns; ++j) Winograd<kHeight>::output(m + j, kColumns);
 #pragma GCC unroll 4
-            for (int i = 0; i < kOutputs; ++i) Form::output(m + i * kTile, 1);
+            for (int i = 0; i < kHeight; ++i) Winograd<kWidth>::output(m + i * kColumns, 1);
             const Vec constant = constant_term(args, tile.sample, c, lanes);
-            for (int i = 0; i < height; ++i) {
-                for (int j = 0; j < width; ++j) {
-                    write_pixel<T>(args, tile.sample, tile.y + i, tile.x + j, tiling.height, tiling.width, c, lanes,
-                                   m[i * kTile + j], constant);
+            const auto write = [&](int i, int j, int count) __attribute__((always_inline)) {
+                Vec value = m[i * kColumns + j] + constant;
+                if (residual != nullptr) {
+                    const int64_t pixel = residual_corner + (i >> shift) * (tiling.width >> shift) + (j >> shift);
+                    value += load_some(residual + pixel * args.out_channels + c, count);
+                }
+                T* to = out + (corner + i * tiling.width + j) * args.out_channels + c;
+                store_some(to, value * splat(args.scale), count);
+            };
+            if (lanes == kLanes && height == kHeight && width == kWidth) {
+#pragma GCC unroll 4
+                for (int i = 0; i < kHeight; ++i) {
+#pragma GCC unroll 4
+                    for (int j = 0; j < kWidth; ++j) write(i, j, kLanes);
+                }
+            } else {
+                for (int i = 0; i < height; ++i) {
+                    for (int j = 0; j < width; ++j) write(i, j, lanes);
                 }
             }
         }
@@ -150,10 +208,10 @@ static const float* next_weight(const Conv2dArgs& args, int64_t item, int64_t en
 }
 
 // The tiles of `range`, group by group. The team meets if it has more than one thread.
-template <int kOutputs, class T>
+template <int kHeight, int kWidth, class T>
 static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const Range& range, float* transformed,
                            float* own, const Team& team) {
-    constexpr int kTile = Winograd<kOutputs>::kTile, kProducts = kTile * kTile;
+    constexpr int kProducts = (kHeight + 2) * (kWidth + 2);
     const int64_t channels = args.channels[0], padded = padded_channels(args.out_channels);
     float* zero_row = own + tiling.product_floats;
     std::fill_n(zero_row, tiling.zero_floats, 0.0f);
@@ -162,7 +220,7 @@ static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const R
     for (int64_t first = range.begin; first < range.end; first += tiling.group) {
         const int64_t count = std::min(tiling.group, range.end - first);
         if (first > range.begin) team.barrier();  // the others still read V
-        transform_input<kOutputs>(args, tiling, first, count, zeros, transformed, team);
+        transform_input<kHeight, kWidth>(args, tiling, first, count, zeros, transformed, team);
         team.barrier();
 
         const int64_t chunks = (count + kTileRows - 1) / kTileRows;
@@ -185,49 +243,49 @@ static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const R
             }
             for (int64_t i = item; i < end; ++i) {
                 const int64_t panel = i / chunks, row = i % chunks * kTileRows;
-                transform_output<kOutputs, T>(args, tiling, first + row, std::min(kTileRows, count - row), panel,
-                                              panel_vectors(args.out_channels, panel),
-                                              own + (i - item) * kProducts * tiling.item_plane);
+                transform_output<kHeight, kWidth, T>(args, tiling, first + row, std::min(kTileRows, count - row), panel,
+                                                     panel_vectors(args.out_channels, panel),
+                                                     own + (i - item) * kProducts * tiling.item_plane);
             }
         }
     }
 }
 
 // Scratch: V, shared or one per thread; then M and zeros of each thread.
-template <int kOutputs, class T>
+template <int kHeight, int kWidth, class T>
 static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
-    const Tiling tiling(args, kOutputs, team.size);
+    const Tiling tiling(args, {kHeight, kWidth}, team.size);
     const int64_t own_floats = tiling.product_floats + tiling.zero_floats;
     if (tiling.is_private) {
         float* transformed = memory + team.rank * (tiling.transformed_floats + own_floats);
         float* own = transformed + tiling.transformed_floats;
-        convolve_tiles<kOutputs, T>(args, tiling, team.share(tiling.tiles, kPanelRows), transformed, own, Team{});
+        convolve_tiles<kHeight, kWidth, T>(args, tiling, team.share(tiling.tiles, kPanelRows), transformed, own,
+                                           Team{});
     } else {
         float* own = memory + tiling.transformed_floats + team.rank * own_floats;
-        convolve_tiles<kOutputs, T>(args, tiling, {0, tiling.tiles}, memory, own, team);
+        convolve_tiles<kHeight, kWidth, T>(args, tiling, {0, tiling.tiles}, memory, own, team);
     }
 }
 
-template <int kOutputs>
+template <int kHeight, int kWidth>
 static void convolve_as(const Conv2dArgs& args, float* memory, const Team& team) {
     switch (args.dtype) {
         case kFloat16:
-            return convolve<kOutputs, Half>(args, memory, team);
+            return convolve<kHeight, kWidth, Half>(args, memory, team);
         case kBFloat16:
-            return convolve<kOutputs, BFloat16>(args, memory, team);
+            return convolve<kHeight, kWidth, BFloat16>(args, memory, team);
         default:
-            return convolve<kOutputs, float>(args, memory, team);
+            return convolve<kHeight, kWidth, float>(args, memory, team);
     }
 }
 
 }  // namespace
 
 std::size_t winograd_scratch(const Conv2dArgs& args, int threads) {
-    const int outputs = args.algorithm == kWinograd2 ? 2 : 4;
     // A team may turn out smaller than asked for, and then choose the other way.
     int64_t most = 0;
     for (int size = 1; size <= threads; ++size) {
-        const Tiling tiling(args, outputs, size);
+        const Tiling tiling(args, form_of(args.algorithm), size);
         const int64_t own = tiling.product_floats + tiling.zero_floats;
         most = std::max(most, tiling.is_private ? size * (tiling.transformed_floats + own)
                                                 : tiling.transformed_floats + size * own);
@@ -237,8 +295,9 @@ std::size_t winograd_scratch(const Conv2dArgs& args, int threads) {
 
 void winograd_conv2d(const Conv2dArgs& args, void* scratch, const Team& team) {
     float* memory = static_cast<float*>(scratch);
-    if (args.algorithm == kWinograd2) return convolve_as<2>(args, memory, team);
-    convolve_as<4>(args, memory, team);
+    if (args.algorithm == kWinograd2) return convolve_as<2, 2>(args, memory, team);
+    if (args.algorithm == kWinograd2x4) return convolve_as<2, 4>(args, memory, team);
+    convolve_as<4, 4>(args, memory, team);
 }
 
 }  // namespace edm_fast::cpu::EDM_FAST_ISA

@@ -79,36 +79,67 @@ void join_moments(const GroupNormSiluArgs& args, int64_t sample, int64_t first, 
     }
 }
 
-void solve_group(const GroupNormSiluArgs& args, int64_t sample, int64_t group, const Workspace& work) {
-    const int64_t channels = all_channels(args), width = channels / args.groups;
-    const int64_t first = group * width, last = first + width;
-    double *mean = work.mean + sample * channels, *variance = work.variance + sample * channels;
-    double total = 0, spread = 0;
-    for (int64_t c = first; c < last; ++c) {
-        mean[c] += pre_bias_of(args, sample, c);
-        total += mean[c];
+// Of whole groups, channels [first, last) of a sample: mean and variance become those of each channel's group, the
+// latter as 1 / sqrt(variance + eps).
+void join_channels(const GroupNormSiluArgs& args, int64_t sample, int64_t first, int64_t last, double* mean,
+                   double* variance) {
+    const int64_t width = all_channels(args) / args.groups;
+    if (args.pre_bias != nullptr) {
+        const float* bias = args.pre_bias + sample * args.pre_bias_stride;
+        for (int64_t c = first; c < last; ++c) mean[c] += double(bias[c]);
     }
-    const double group_mean = total / double(width);
-    for (int64_t c = first; c < last; ++c) {
-        const double difference = mean[c] - group_mean;
-        spread += variance[c] + difference * difference;
+    for (int64_t begin = first; begin < last; begin += width) {
+        double total = 0, spread = 0;
+        for (int64_t c = begin; c < begin + width; ++c) total += mean[c];
+        const double group_mean = total / double(width);
+        for (int64_t c = begin; c < begin + width; ++c) {
+            const double difference = mean[c] - group_mean;
+            spread += variance[c] + difference * difference;
+        }
+        const double rstd = 1.0 / std::sqrt(spread / double(width) + double(args.eps));
+        const int64_t group = sample * args.groups + begin / width;
+        if (args.mean != nullptr) args.mean[group] = float(group_mean);
+        if (args.rstd != nullptr) args.rstd[group] = float(rstd);
+        for (int64_t c = begin; c < begin + width; ++c) {
+            mean[c] = group_mean;
+            variance[c] = rstd;
+        }
     }
-    const double rstd = 1.0 / std::sqrt(spread / double(width) + double(args.eps));
-    if (args.mean != nullptr) args.mean[sample * args.groups + group] = float(group_mean);
-    if (args.rstd != nullptr) args.rstd[sample * args.groups + group] = float(rstd);
-    float *a = work.a + sample * channels, *b = work.b + sample * channels;
-    for (int64_t c = first; c < last; ++c) affine_of(args, sample, c, group_mean, rstd, a + c, b + c);
+}
+
+// a and b of channels [first, last), from what join_channels leaves. As affine_of, by vectors.
+template <bool kPreBias, bool kModulated>
+void solve_channels(const GroupNormSiluArgs& args, int64_t sample, int64_t first, int64_t last, const double* mean,
+                    const double* rstd, float* a, float* b) {
+    const float* pre_bias = kPreBias ? args.pre_bias + sample * args.pre_bias_stride : nullptr;
+    const float* scale = kModulated ? args.scale + sample * args.modulation_stride : nullptr;
+    const float* shift = kModulated ? args.shift + sample * args.modulation_stride : nullptr;
+#pragma GCC ivdep
+    for (int64_t c = first; c < last; ++c) {
+        const double modulation = kModulated ? 1.0 + double(scale[c]) : 1.0;
+        const double slope = rstd[c] * double(args.weight[c]) * modulation;
+        const double center = (kPreBias ? double(pre_bias[c]) : 0.0) - mean[c];
+        const double offset = center * slope + double(args.bias[c]) * modulation;
+        a[c] = float(slope);
+        b[c] = float(kModulated ? offset + double(shift[c]) : offset);
+    }
 }
 
 // Groups [begin, end) of the samples from `first` on, counted through.
 void solve_groups(const GroupNormSiluArgs& args, int64_t first, Range groups, const Workspace& work) {
-    const int64_t width = all_channels(args) / args.groups;
+    const int64_t channels = all_channels(args), width = channels / args.groups;
+    const bool pre_bias = args.pre_bias != nullptr, modulated = args.scale != nullptr;
+    const auto solve = pre_bias ? (modulated ? solve_channels<true, true> : solve_channels<true, false>)
+                                : (modulated ? solve_channels<false, true> : solve_channels<false, false>);
     while (groups.begin < groups.end) {
         const int64_t sample = first + groups.begin / args.groups, begin = groups.begin % args.groups;
         const int64_t left = groups.end - groups.begin;
         const int64_t end = begin + left < args.groups ? begin + left : args.groups;
+        double *mean = work.mean + sample * channels, *variance = work.variance + sample * channels;
         join_moments(args, sample, begin * width, end * width, work);
-        for (int64_t group = begin; group < end; ++group) solve_group(args, sample, group, work);
+        join_channels(args, sample, begin * width, end * width, mean, variance);
+        solve(args, sample, begin * width, end * width, mean, variance, work.a + sample * channels,
+              work.b + sample * channels);
         groups.begin += end - begin;
     }
 }

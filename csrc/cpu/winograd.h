@@ -1,6 +1,7 @@
-// Winograd's minimal filtering F(m x m, 3x3): tiles of T = m + 2 pixels, T² products where the direct form takes 9m².
+// Winograd's minimal filtering F(m x n, 3x3): from tiles of (m + 2) x (n + 2) pixels, as many products where the direct
+// form takes 9mn.
 //
-//   Y = Aᵀ [ (G g Gᵀ) ∘ (Bᵀ d B) ] A
+//   Y = Aₘᵀ [ (Gₘ g Gₙᵀ) ∘ (Bₘᵀ d Bₙ) ] Aₙ
 //
 // F(2): points 0, 1, -1 and infinity. F(4): points 0, ±181/256, ±181/128 (√½, √2) and infinity. With the usual 0, ±1,
 // ±2 the largest error is 4 to 8 times that of the direct form; these points are symmetric under x -> 1/x, which keeps
@@ -11,6 +12,7 @@
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
+// The one-dimensional transforms of F(kOutputs, 3).
 template <int kOutputs>
 struct Winograd;
 

@@ -1,6 +1,7 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
-On the CPU the kernels are our own: Winograd's F(4×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA, and for
+On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an
+implicit GEMM. On CUDA, and for
 training, where packed weights do not pay, the convolution is the library's (cuDNN, oneDNN through PyTorch): there is no
 .cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
 """
@@ -16,7 +17,8 @@ from edm_fast.ops import backends
 from edm_fast.ops.library import LIBRARY
 from edm_fast.ops.tensors import DTYPE_CODES, check_device
 
-ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd4": 4}
+# The codes of ConvAlgorithm in csrc/include/edm_fast/conv2d.h.
+ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd2x4": 24, "winograd4": 4}
 
 
 def conv2d(
@@ -46,7 +48,7 @@ def conv2d(
         residual: [N, O, H', W'], or with `residual_up` [N, O, H'/2, W'/2], each pixel of which is repeated 2×2.
         scale: a number.
         padding: zeros on each side; k // 2 if not given.
-        algorithm: "library", "direct", "winograd2" or "winograd4"; the last two for 3×3 with one source.
+        algorithm: "library", "direct", "winograd2", "winograd2x4" or "winograd4"; Winograd's for 3×3 with one source.
 
     Raises:
         ValueError, TypeError: shapes, devices or dtypes that do not fit; names the argument.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
+from edm_fast.ops.conv2d import ALGORITHMS
 from edm_fast.plan.ir import Algorithm, Conv
 
-CODES = {"direct": 0, "winograd2": 2, "winograd4": 4}
+CODES = ALGORITHMS
 CHOICES = ("auto", *get_args(Algorithm))
 
 # Below this many input channels the transforms of Winograd's forms cost more than they save.
@@ -24,4 +25,4 @@ def choose(conv: Conv, wanted: str) -> Algorithm:
     smallest = min(conv.out.height, conv.out.width)
     if smallest >= 12 and conv.sources[0].channels >= _CHANNELS_FOR_WINOGRAD4:
         return "winograd4"
-    return "winograd2" if smallest >= 4 else "direct"
+    return "winograd2x4" if smallest >= 4 else "direct"

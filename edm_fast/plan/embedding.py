@@ -43,7 +43,9 @@ class Modulation:
         self, noise_labels: torch.Tensor, class_labels: torch.Tensor | None, augment_labels: torch.Tensor | None
     ) -> torch.Tensor:
         network = self._network
-        emb = torch.cat([self._noise_row(label) for label in noise_labels.detach().float().cpu().flatten()])
+        # Samples of a batch usually share one noise level, and steps of many batches a few.
+        distinct, place = torch.unique(noise_labels.detach().float().cpu().flatten(), return_inverse=True)
+        emb = torch.cat([self._noise_row(label) for label in distinct])[place]
         augment = None
         if self._augment is not None and augment_labels is not None:
             augment = self._augment(augment_labels.detach().cpu())

@@ -6,8 +6,8 @@
 // for channels-last images. x may be two sources side by side in channels, of which no concatenation is stored. All
 // arithmetic is in float32; with 16-bit storage x, residual and out are converted as they are read and written.
 //
-// Algorithms: direct (implicit GEMM), and Winograd's F(2x2, 3x3) and F(4x4, 3x3), the latter with points 0, ±√½, ±√2
-// and infinity. Each output depends on the sample alone, with a fixed order of sums.
+// Algorithms: direct (implicit GEMM), and Winograd's F(2x2, 3x3), F(2x4, 3x3) and F(4x4, 3x3); where 4 outputs lie in
+// a row, with points 0, ±√½, ±√2 and infinity. Each output depends on the sample alone, with a fixed order of sums.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace edm_fast {
 
-enum ConvAlgorithm : int32_t { kDirect = 0, kWinograd2 = 2, kWinograd4 = 4 };
+enum ConvAlgorithm : int32_t { kDirect = 0, kWinograd2 = 2, kWinograd4 = 4, kWinograd2x4 = 24 };
 
 struct Conv2dArgs {
     int64_t samples, height, width;  // of x
