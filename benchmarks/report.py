@@ -25,7 +25,7 @@ INTRODUCTION = """# Results
 
 Made by `python benchmarks/report.py` from the files in `benchmarks/results`; do not edit. Ratios are medians over pairs
 of interleaved runs, baseline over ours, with quartiles: above 1, ours is faster. Outputs are compared first, and what
-does not match gets no time."""
+does not match gets no time. What missed its target, why, and what was tried stands in [NOTES.md](NOTES.md)."""
 
 NETWORKS_TEXT = """One forward of the inner network F, for one noise level and class labels; weights are random but
 not zero, except the digits'. Every variant is a process of its own, memory allocation is tuned for all of them, and
@@ -93,6 +93,11 @@ def machine(data: dict[str, Any]) -> str:
         f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}; "
         f"torch {where['torch']}, edm_fast {where['edm_fast']}."
     )
+
+
+def machine_notes(notes: dict[str, str] | None) -> list[str]:
+    """What there is to know of a machine beside its figures."""
+    return ["\n".join(f"- {name}: {note}" for name, note in notes.items())] if notes else []
 
 
 def label(row: str) -> list[str]:
@@ -219,6 +224,7 @@ def render(folder: Path = RESULTS) -> str:
     """The page for the JSON files of a folder."""
     parts = [
         INTRODUCTION,
+        *machine_notes(load(folder, "machines")),
         *networks_section(load(folder, "networks_cpu")),
         *flat_section("Single ops on the CPU", "python benchmarks/ops_cpu.py", OPS_TEXT, load(folder, "ops_cpu")),
         *flat_section(

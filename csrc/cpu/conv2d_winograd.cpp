@@ -115,7 +115,7 @@ static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_
 #pragma GCC unroll 6
             for (int j = 0; j < kColumns; ++j) {
                 const bool inside = row_inside && uint64_t(left + j) < uint64_t(args.width);
-                pixel[i * kColumns + j] = inside ? image + corner + (i * args.width + j) * channels : zeros;
+                pixel[i * kColumns + j] = inside ? image + (corner + (i * args.width + j) * channels) : zeros;
             }
         }
         float* to = transformed + p * channels;
@@ -174,14 +174,14 @@ static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64
 #pragma GCC unroll 4
             for (int i = 0; i < kHeight; ++i) Winograd<kWidth>::output(m + i * kColumns, 1);
             const Vec constant = constant_term(args, tile.sample, c, lanes);
-            const auto write = [&](int i, int j, int count) __attribute__((always_inline)) {
+            const auto write = [&](int i, int j, int valid) __attribute__((always_inline)) {
                 Vec value = m[i * kColumns + j] + constant;
                 if (residual != nullptr) {
                     const int64_t pixel = residual_corner + (i >> shift) * (tiling.width >> shift) + (j >> shift);
-                    value += load_some(residual + pixel * args.out_channels + c, count);
+                    value += load_some(residual + pixel * args.out_channels + c, valid);
                 }
                 T* to = out + (corner + i * tiling.width + j) * args.out_channels + c;
-                store_some(to, value * splat(args.scale), count);
+                store_some(to, value * splat(args.scale), valid);
             };
             if (lanes == kLanes && height == kHeight && width == kWidth) {
 #pragma GCC unroll 4

@@ -29,7 +29,8 @@ static inline double modulation_of(const GroupNormSiluArgs& args, int64_t sample
     return 1.0 + double(row_value(args.scale, args.modulation_stride, sample, channel, 0.0f));
 }
 
-// a and b of one channel, given its group's mean and 1 / sqrt(variance + eps).
+// a and b of one channel, given its group's mean and 1 / sqrt(variance + eps), for the backward; the forward has the
+// same for many channels.
 static inline void affine_of(const GroupNormSiluArgs& args, int64_t sample, int64_t channel, double mean, double rstd,
                              float* a, float* b) {
     const double modulation = modulation_of(args, sample, channel);

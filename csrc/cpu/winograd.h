@@ -18,8 +18,6 @@ struct Winograd;
 
 template <>
 struct Winograd<2> {
-    static constexpr int kTile = 4;
-
     // d[0], d[stride], … become Bᵀ d.
     static inline __attribute__((always_inline)) void input(Vec* d, int stride) {
         const Vec a = d[0], b = d[stride], c = d[2 * stride], e = d[3 * stride];
@@ -48,7 +46,6 @@ struct Winograd<2> {
 
 template <>
 struct Winograd<4> {
-    static constexpr int kTile = 6;
     // √½ and √2, so short that every coefficient below is a float32: the forms are exact inverses of each other.
     static constexpr double kNear = 181.0 / 256, kFar = 2 * kNear;
     static constexpr double kNear2 = kNear * kNear, kFar2 = kFar * kFar;

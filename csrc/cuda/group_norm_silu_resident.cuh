@@ -57,20 +57,23 @@ inline int64_t slab_width(int64_t channels, int64_t groups, int pack, int64_t by
 }
 
 // None if no slab fits. Two blocks should fit on a multiprocessor, so that one writes while the other reads; then lines
-// of 128 bytes are better than half lines. N does not come in: the summation order must not depend on it.
+// of 128 bytes are better than half lines, and a sector of 32 is better than reading everything twice, though it leaves
+// few blocks for a single image. N does not come in: the summation order must not depend on it.
 template <class T>
 std::optional<ResidentPlan> plan_resident(const GroupNormSiluArgs& args, int64_t limit) {
     const int64_t channels = args.channels[0] + args.channels[1], pixels = args.height * args.width;
-    for (const int64_t budget : {limit / 2 - 512, limit}) {
-        for (const int64_t bytes : {128, 64}) {
-            const int64_t slab = slab_width(channels, args.groups, kPack<T>, bytes);
-            const int64_t packs = ceil_div(slab, kPack<T>);
-            if (packs > kLanes || pixels > budget) continue;
-            const int64_t shared = ResidentMemory::bytes(pixels * packs, int(packs) * kPack<T>);
-            if (shared > budget) continue;
-            const Tiling tiling = make_tiling(args.samples, channels, pixels, int(slab), column_count(packs), pixels);
-            return ResidentPlan{tiling, size_t(shared)};
-        }
+    const int64_t half = limit / 2 - 512;
+    const struct {
+        int64_t budget, bytes;
+    } choices[] = {{half, 128}, {half, 64}, {limit, 128}, {limit, 64}, {limit, 32}};
+    for (const auto& [budget, bytes] : choices) {
+        const int64_t slab = slab_width(channels, args.groups, kPack<T>, bytes);
+        const int64_t packs = ceil_div(slab, kPack<T>);
+        if (packs > kLanes || pixels > budget) continue;
+        const int64_t shared = ResidentMemory::bytes(pixels * packs, int(packs) * kPack<T>);
+        if (shared > budget) continue;
+        const Tiling tiling = make_tiling(args.samples, channels, pixels, int(slab), column_count(packs), pixels);
+        return ResidentPlan{tiling, size_t(shared)};
     }
     return std::nullopt;
 }

@@ -1,9 +1,8 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
-On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an
-implicit GEMM. On CUDA, and for
-training, where packed weights do not pay, the convolution is the library's (cuDNN, oneDNN through PyTorch): there is no
-.cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
+On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA,
+and for training, where packed weights do not pay, the convolution is the library's (cuDNN, oneDNN through PyTorch):
+there is no .cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
 """
 
 from __future__ import annotations
@@ -158,8 +157,10 @@ def _check(
         channels += x2.shape[1]
     if weight.shape[1] != channels:
         raise ValueError(f"weight: got {tuple(weight.shape)}; the input has {channels} channels")
-    if algorithm and (kernel != 3 or x2 is not None):
-        raise ValueError("algorithm: Winograd's forms need a 3x3 weight and a single source")
+    if algorithm not in ALGORITHMS.values():
+        raise ValueError(f"algorithm: got the code {algorithm}; it is one of {ALGORITHMS}")
+    if algorithm and (kernel != 3 or x2 is not None or channels == 0):
+        raise ValueError("algorithm: Winograd's forms need a 3x3 weight and a single source with channels")
     if padding < 0:
         raise ValueError(f"padding: got {padding}; it is not negative")
     size = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1

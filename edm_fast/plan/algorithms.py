@@ -12,7 +12,8 @@ CHOICES = ("auto", *get_args(Algorithm))
 
 # Below this many input channels the transforms of Winograd's forms cost more than they save.
 _FEW_CHANNELS = 16
-# F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of the direct form.
+# F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of eager PyTorch.
+# F(2×4) is below it with any number.
 _CHANNELS_FOR_WINOGRAD4 = 128
 
 

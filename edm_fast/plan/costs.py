@@ -23,6 +23,9 @@ from edm_fast.plan.passes import overwritten
 # What a block may have on devices of compute capability 9.0.
 SHARED_BYTES = 227 * 1024
 
+# The narrowest slab of channels that a block reads at a time.
+_SECTOR_BYTES = 32
+
 # Multiplications and additions per element, about: statistics, normalisation and SiLU.
 _NORM_FLOPS = 15
 
@@ -72,7 +75,7 @@ def _norm_is_resident(norm: GroupNormSilu, element_bytes: int, shared_bytes: int
     group = channels // norm.module.num_groups
     unit = math.lcm(group, pack) if channels % pack == 0 else group
     units = channels // unit
-    slabs = max(1, units // -(-64 // (element_bytes * unit)))
+    slabs = max(1, units // -(-_SECTOR_BYTES // (element_bytes * unit)))
     packs = -(-(-(-units // slabs) * unit) // pack)
     width = packs * pack
     return packs <= 32 and 16 * pixels * packs + 4 * (7 * width + warps * (2 * width + 1)) <= shared_bytes

@@ -29,8 +29,8 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
             packed again.
         dtype: storage of activations, float32, bfloat16 or float16. Sums and products are float32 in each.
         conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2x4", "winograd2" or "direct". Winograd's
-            forms are within the error of the direct form (2×), and their weights take 4×, 2.7× and 1.8× the memory. On
-            CUDA cuDNN chooses, and it is "auto".
+            weights take 4×, 2.7× and 1.8× the memory of the direct form's. "auto" takes them where they err at most
+            twice as much as eager PyTorch. On CUDA cuDNN chooses, and it is "auto".
 
     On the CPU the result of a sample does not depend, to the bit, on the batch it is in or on the number of threads. On
     CUDA forwards are captured as CUDA graphs, one for each batch size, and libraries may sum differently for each.

@@ -94,6 +94,12 @@ def test_memory_and_counted_kernels_are_shown_with_their_ratios(report, tmp_path
     assert "| ImageNet-64 ADM | 1600 | 100 | 16.0 | 5.0 MB | 2.0 MB | 2.5 |" in page
 
 
+def test_what_is_to_know_of_a_machine_stands_before_its_figures(report, tmp_path):
+    write(tmp_path, "machines", {"a processor": "ran hot"})
+    page = report.render(tmp_path)
+    assert 0 < page.index("- a processor: ran hot") < page.index("## Networks")
+
+
 def test_figures_of_two_machines_do_not_mix(report, tmp_path):
     harness = importlib.import_module("harness")
     path = tmp_path / "networks_cpu.json"

@@ -204,3 +204,7 @@ def test_bad_arguments_are_named():
         call = {"x": x, "weight": weight, "algorithm": "winograd4", **arguments}
         with pytest.raises(ValueError, match=f"^{name}: "):
             conv2d(call.pop("x"), call.pop("weight"), **call)
+    with pytest.raises(ValueError, match="^algorithm: "):
+        conv2d(draw(1, 0, 8, 8), draw(4, 0, 3, 3), algorithm="winograd2")
+    with pytest.raises(ValueError, match="^algorithm: got the code 1"):
+        torch.ops.edm_fast.conv2d(x, draw(4, 16, 3, 3), *[None] * 4, False, 1.0, 1, 1)
