@@ -10,6 +10,8 @@ Run: python benchmarks/sampler_overhead.py
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from harness import Result, compare, report
 from torch import nn
@@ -38,7 +40,7 @@ def free_net(batch: int, resolution: int) -> EDMPrecond:
     return net.eval()
 
 
-def case(batch: int, resolution: int, S_churn: float) -> Result:
+def case(batch: int, resolution: int, S_churn: float, pairs: int) -> Result:
     net, seeds = free_net(batch, resolution), range(batch)
     shape = (3, resolution, resolution)
     options = {"num_steps": STEPS, "S_churn": S_churn}
@@ -65,12 +67,15 @@ def case(batch: int, resolution: int, S_churn: float) -> Result:
 
     difference = (philox_reference() - ours()).abs().max() / ours().abs().max()
     assert difference < 1e-5, f"outputs differ by {difference}"
-    result = compare(f"batch {batch}, 3x{resolution}x{resolution}, S_churn={S_churn:g}", baseline, ours)
+    result = compare(f"batch {batch}, 3x{resolution}x{resolution}, S_churn={S_churn:g}", baseline, ours, pairs)
     return Result(result.name, result.baseline_s / STEPS, result.ours_s / STEPS, *list(vars(result).values())[3:])
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=41, help="pairs per case (default: %(default)s)")
+    options = parser.parse_args()
     with torch.no_grad():
         cases = [(1, 32), (8, 32), (64, 32), (64, 64)]
-        results = [case(batch, size, S_churn) for S_churn in (0, 40) for batch, size in cases]
+        results = [case(batch, size, S_churn, options.pairs) for S_churn in (0, 40) for batch, size in cases]
     report("Sampler step without the network", results, "sampler_overhead")
