@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -160,7 +161,9 @@ def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_them(tiny, t
     run(*arguments, "--outdir", tmp_path / "whole")
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "edm_fast", "generate", *map(str, arguments), "--outdir", str(out)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    # A shell in the background hands on that SIGINT is ignored.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while len(list(out.glob("*.png"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.001)
