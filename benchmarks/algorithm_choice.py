@@ -29,8 +29,8 @@ ALGORITHMS = {32: WINOGRAD, 16: WINOGRAD, 8: ("direct", *WINOGRAD)}
 def plan_with(graph: Any, resolution: int | None, algorithm: str) -> CpuPlan:
     """The plan by the rule, but for the layers of one resolution."""
 
-    def chosen(conv: Any, wanted: str) -> Any:
-        return choose(conv, algorithm if conv.out.height == resolution else wanted)
+    def chosen(conv: Any, wanted: str, pairs: bool) -> Any:
+        return choose(conv, algorithm if conv.out.height == resolution else wanted, pairs)
 
     with mock.patch.object(cpu, "choose", chosen):
         return CpuPlan(graph, torch.float32, "auto")

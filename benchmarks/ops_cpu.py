@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from edm_fast.ops.backends import extension
 from edm_fast.ops.conv2d import ALGORITHMS
 from edm_fast.ops.solver_step import DRAW, NET_INPUT_SCALE, REGISTERS, UPDATE, UPDATE_TERMS, solver_step
 from edm_fast.ops.tensors import DTYPE_CODES
+from edm_fast.plan.weights import factors, pack
 from edm_fast.reference.randn import randn as reference_randn
 from edm_fast.reference.solver_step import solver_step as reference_solver_step
 from edm_fast.samplers.edm import edm_table
@@ -238,23 +240,24 @@ def conv2d_cases() -> Iterator[Case]:
             expected = lambda x=x, weight=weight, bias=bias: functional.conv2d(  # noqa: E731
                 x.double(), weight.double(), bias.double(), padding=1
             )
-            for name in ALGORITHMS:
-                ours = packed_conv2d(weight.float(), bias.float(), name)
-                yield layer_case(f"conv2d {name} {named(shape, dtype)}", x, {"eager": eager}, ours, expected)
+            by_pairs = (False, True) if dtype == torch.bfloat16 and extension().cpu.multiplies_pairs() else (False,)
+            for name, pairs in itertools.product(ALGORITHMS, by_pairs):
+                ours = packed_conv2d(weight.float(), bias.float(), name, pairs)
+                case = f"conv2d {name}{' by pairs' * pairs} {named(shape, dtype)}"
+                yield layer_case(case, x, {"eager": eager}, ours, expected)
 
 
-def packed_conv2d(weight: Tensor, bias: Tensor, algorithm: str) -> Callable[[Tensor], Tensor]:
+def packed_conv2d(weight: Tensor, bias: Tensor, algorithm: str, pairs: bool) -> Callable[[Tensor], Tensor]:
     """A convolution by the CPU kernel, packed once; its argument is channels-last."""
     cpu, threads, code = extension().cpu, torch.get_num_threads(), ALGORITHMS[algorithm]
-    out_channels, in_channels, kernel, _ = weight.shape
-    packed = torch.empty(cpu.conv2d_packed_size(in_channels, out_channels, kernel, code))
-    cpu.pack_conv2d(in_channels, out_channels, kernel, code, weight.data_ptr(), packed.data_ptr(), threads)
+    out_channels, _, kernel, _ = weight.shape
+    packed = pack(weight, algorithm, pairs)
 
     def run(x: Tensor) -> Tensor:
         samples, channels, height, width = x.shape
         out = torch.empty_like(x)
         size, sources, none = (samples, height, width), (channels, 0), (0, 0)
-        layer = (size, sources, out_channels, kernel, kernel // 2, code, DTYPE_CODES[x.dtype])
+        layer = (size, sources, out_channels, kernel, kernel // 2, code, factors(pairs), DTYPE_CODES[x.dtype])
         inputs = (x.data_ptr(), 0, packed.data_ptr(), bias.data_ptr(), none, 0, 0, 1.0)
         cpu.conv2d(*layer, *inputs, out.data_ptr(), threads)
         return out

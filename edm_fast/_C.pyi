@@ -35,6 +35,7 @@ class _Plan(Protocol):
         kernel: int,
         padding: int,
         algorithm: int,
+        factors: int,
         weight: int,
         bias: int,
         scale: float,
@@ -191,13 +192,17 @@ class _Cpu(Protocol):
     def linear(
         self, shape: Shape, x: int, weight: int, bias: int, addend: int, silu: bool, out: int, threads: int, /
     ) -> None: ...
-    def conv2d_packed_size(self, in_channels: int, out_channels: int, kernel: int, algorithm: int, /) -> int: ...
+    def conv2d_packed_size(
+        self, in_channels: int, out_channels: int, kernel: int, algorithm: int, factors: int, /
+    ) -> int: ...
+    def multiplies_pairs(self) -> bool: ...
     def pack_conv2d(
         self,
         in_channels: int,
         out_channels: int,
         kernel: int,
         algorithm: int,
+        factors: int,
         weight: int,
         packed: int,
         threads: int,
@@ -211,6 +216,7 @@ class _Cpu(Protocol):
         kernel: int,
         padding: int,
         algorithm: int,
+        factors: int,
         dtype: int,
         first: int,
         second: int,

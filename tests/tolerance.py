@@ -65,6 +65,24 @@ def assert_as_exact_as_eager(
     assert l2 <= l2_bound, f"{what}: L2 error {l2:.3g}, allowed {l2_bound:.3g} (eager {l2_eager:.3g})"
 
 
+# A layer by pairs of bfloat16, in L2. The direct form multiplies what eager multiplies; Winograd's forms round what
+# they transform, and spread that over more of the output the wider they are.
+PAIRS_L2_OVER_EAGER = {"direct": 1.1, "winograd2": 3.0, "winograd2x4": 5.0, "winograd4": 9.0}
+
+
+def assert_pairs_within_their_row(
+    actual: torch.Tensor, eager: torch.Tensor, exact: torch.Tensor, algorithm: str, *, what: str = ""
+) -> None:
+    """The rule for a convolution by pairs of bfloat16: relative L2 error against eager PyTorch in bfloat16."""
+    assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
+    assert actual.dtype == eager.dtype == torch.bfloat16, f"{what}: {actual.dtype}, {eager.dtype}"
+    truth = exact.detach().double()
+    l2, l2_eager = (float((result.detach().double() - truth).norm()) for result in (actual, eager))
+    # One unit in the last place of each element, for images so small that eager happens to be exact.
+    bound = PAIRS_L2_OVER_EAGER[algorithm] * l2_eager + torch.finfo(torch.bfloat16).eps / 4 * float(truth.norm())
+    assert l2 <= bound, f"{what}: L2 error {l2:.3g}, allowed {bound:.3g} (eager {l2_eager:.3g})"
+
+
 # A whole network in 16 bits against eager PyTorch in the same dtype: the plan sums and modulates in float32 and rounds
 # where an image is stored, but Winograd's transforms spread the rounding of an input over more of the output.
 PLAN_L2_OVER_EAGER = 1.5

@@ -29,7 +29,7 @@ class Plan {
     explicit Plan(int32_t dtype) : dtype_(DType(dtype)) {}
 
     void conv2d(Extents size, Extents channels, int64_t out_channels, int32_t kernel, int32_t padding,
-                int32_t algorithm, Address weight, Address bias, float scale, int32_t residual_shift,
+                int32_t algorithm, int32_t factors, Address weight, Address bias, float scale, int32_t residual_shift,
                 const Refs& source, const Ref& residual, const Ref& out) {
         ConvStep step{};
         std::tie(step.args.height, step.args.width) = size;
@@ -38,6 +38,7 @@ class Plan {
         step.args.kernel = kernel;
         step.args.padding = padding;
         step.args.algorithm = ConvAlgorithm(algorithm);
+        step.args.factors = DType(factors);
         step.args.dtype = dtype_;
         step.args.weight = pointer<const float>(weight);
         step.args.bias = pointer<const float>(bias);
@@ -170,23 +171,29 @@ inline void def_plan(py::module_& module) {
         py::gil_scoped_release release;
         cpu::linear(args, threads);
     });
-    module.def("conv2d_packed_size", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm) {
-        return cpu::conv2d_packed_size(in_channels, out_channels, kernel, ConvAlgorithm(algorithm));
+    module.def("conv2d_packed_size", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm,
+                                        int32_t factors) {
+        return cpu::conv2d_packed_size(in_channels, out_channels, kernel, ConvAlgorithm(algorithm), DType(factors));
     });
+    module.def("multiplies_pairs", &cpu::multiplies_pairs);
     module.def("use_huge_pages",
                [](Address memory, std::size_t bytes) { cpu::use_huge_pages(pointer<void>(memory), bytes); });
     module.def("pack_conv2d", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm,
-                                 Address weight, Address packed, int threads) {
-        const PackConv2dArgs args{
-            in_channels,           out_channels, kernel, ConvAlgorithm(algorithm), pointer<const float>(weight),
-            pointer<float>(packed)};
+                                 int32_t factors, Address weight, Address packed, int threads) {
+        const PackConv2dArgs args{in_channels,
+                                  out_channels,
+                                  kernel,
+                                  ConvAlgorithm(algorithm),
+                                  DType(factors),
+                                  pointer<const float>(weight),
+                                  pointer<float>(packed)};
         py::gil_scoped_release release;
         cpu::pack_conv2d(args, threads);
     });
     module.def("conv2d", [](Shape shape, Extents channels, int64_t out_channels, int32_t kernel, int32_t padding,
-                            int32_t algorithm, int32_t dtype, Address first, Address second, Address weight,
-                            Address bias, const Rows& channel_bias, Address residual, int32_t residual_shift,
-                            float scale, Address out, int threads) {
+                            int32_t algorithm, int32_t factors, int32_t dtype, Address first, Address second,
+                            Address weight, Address bias, const Rows& channel_bias, Address residual,
+                            int32_t residual_shift, float scale, Address out, int threads) {
         Conv2dArgs args{};
         std::tie(args.samples, args.height, args.width) = shape;
         std::tie(args.channels[0], args.channels[1]) = channels;
@@ -194,6 +201,7 @@ inline void def_plan(py::module_& module) {
         args.kernel = kernel;
         args.padding = padding;
         args.algorithm = ConvAlgorithm(algorithm);
+        args.factors = DType(factors);
         args.dtype = DType(dtype);
         args.source[0] = pointer<const void>(first);
         args.source[1] = pointer<const void>(second);

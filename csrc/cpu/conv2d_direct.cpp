@@ -1,6 +1,7 @@
 // Implicit GEMM: a row is an output pixel, its terms are segments, one for each tap of each source. Rows point into the
-// image, or to zeros outside of it, and nothing is copied. Two exceptions: 16-bit images are converted to float32
-// first, a few samples at a time, and with very few channels the taps of a pixel are gathered into one segment.
+// image, or to zeros outside of it, and nothing is copied. Two exceptions, unless factors are bfloat16: 16-bit images
+// are converted to float32 first, a few samples at a time, and with very few channels the taps of a pixel are gathered
+// into one segment.
 #include <algorithm>
 
 #include "conv2d_team.h"
@@ -18,6 +19,7 @@ constexpr int64_t kPadding = 16;
 struct Layout {
     int64_t height, width, pixels;  // of the output
     int64_t taps, channels;         // channels of all sources
+    int64_t per_float;              // factors in a float
     bool gathered, converted;
     int64_t group;                        // samples prepared at a time
     int64_t sample_floats;                // of prepared input per sample
@@ -29,8 +31,9 @@ struct Layout {
         pixels = height * width;
         taps = int64_t(args.kernel) * args.kernel;
         channels = args.channels[0] + args.channels[1];
-        gathered = taps > 1 && taps * channels <= kGatheredTerms && args.channels[1] == 0;
-        converted = !gathered && args.dtype != kFloat32;
+        per_float = args.factors == kFloat32 ? 1 : 2;
+        gathered = per_float == 1 && taps > 1 && taps * channels <= kGatheredTerms && args.channels[1] == 0;
+        converted = !gathered && args.dtype != args.factors;
         sample_floats = gathered ? pixels * taps * channels : converted ? args.height * args.width * channels : 0;
         const int64_t fitting = sample_floats > 0 ? kConvertedBytes / 4 / sample_floats : args.samples;
         group = std::max(int64_t(1), std::min(args.samples, fitting));
@@ -39,7 +42,7 @@ struct Layout {
     }
 };
 
-// Source s of the group's samples as float32; dense [sample, pixel, channel].
+// Source s of the group's samples as float32, or as pairs of bfloat16; dense [sample, pixel, channel].
 struct Prepared {
     const float* source[2];
 };
@@ -99,14 +102,16 @@ struct Rows {
 };
 
 // sums = the products of one panel for the `count` pixels from `first_row` on, in the group of samples.
+template <class Product>
 static void multiply_chunk(const Conv2dArgs& args, const Layout& layout, const Prepared& prepared, const Rows& rows,
                            int64_t first_row, int64_t count, int64_t panel, const float* zeros, float* sums) {
     const int vectors = panel_vectors(args.out_channels, panel), width = vectors * kLanes;
-    const int64_t terms = layout.taps * layout.channels;
+    const int64_t terms = layout.taps * layout.channels / Product::kPerFloat;
     const float* weight = args.weight + panel * kPanelWidth * terms;
     if (layout.gathered) {
         const float* from = prepared.source[0] + first_row * terms;
-        multiply_panel([&](int64_t r) { return from + r * terms; }, count, terms, vectors, weight, sums, width, false);
+        multiply_panel<Product>([&](int64_t r) { return from + r * terms; }, count, terms, vectors, weight, sums, width,
+                                false);
         return;
     }
     const float* pixel[kChunkRows];
@@ -114,16 +119,16 @@ static void multiply_chunk(const Conv2dArgs& args, const Layout& layout, const P
     for (int64_t tap = 0; tap < layout.taps; ++tap) {
         const int64_t dy = tap / args.kernel - args.padding, dx = tap % args.kernel - args.padding;
         for (int s = 0; s < 2 && args.channels[s] > 0; ++s) {
-            const int64_t channels = args.channels[s];
+            const int64_t depth = args.channels[s] / Product::kPerFloat;
             for (int64_t r = 0; r < count; ++r) {
                 const int64_t y = rows.y[r] + dy, x = rows.x[r] + dx;
                 const bool inside = y >= 0 && y < args.height && x >= 0 && x < args.width;
                 const int64_t place = (rows.sample[r] * args.height + y) * args.width + x;
-                pixel[r] = inside ? prepared.source[s] + place * channels : zeros;
+                pixel[r] = inside ? prepared.source[s] + place * depth : zeros;
             }
-            const float* next = weight + channels * width;
-            multiply_panel([&](int64_t r) { return pixel[r]; }, count, channels, vectors, weight, sums, width,
-                           accumulate, next);
+            const float* next = weight + depth * width;
+            multiply_panel<Product>([&](int64_t r) { return pixel[r]; }, count, depth, vectors, weight, sums, width,
+                                    accumulate, next);
             weight = next;
             accumulate = true;
         }
@@ -145,14 +150,14 @@ static void write_chunk(const Conv2dArgs& args, const Layout& layout, const Rows
     }
 }
 
-template <class T>
+template <class T, class Product = Floats>
 static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
     const Layout layout(args);
     float* zeros = memory + layout.prepared_floats + team.rank * layout.own_floats;
     float* sums = zeros + round_up(layout.channels, kPadding);
     std::fill_n(zeros, layout.channels, 0.0f);
     const int64_t panels = panel_count(args.out_channels);
-    const bool panels_inside = layout.taps * layout.channels * args.out_channels <= kCachedWeights;
+    const bool panels_inside = layout.taps * layout.channels / Product::kPerFloat * args.out_channels <= kCachedWeights;
 
     for (int64_t first = 0; first < args.samples; first += layout.group) {
         const int64_t samples = std::min(layout.group, args.samples - first);
@@ -167,8 +172,8 @@ static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
             team.barrier();
         } else {
             for (int s = 0; s < 2; ++s) {
-                prepared.source[s] =
-                    static_cast<const float*>(args.source[s]) + first * args.height * args.width * args.channels[s];
+                prepared.source[s] = static_cast<const float*>(args.source[s]) +
+                                     first * args.height * args.width * args.channels[s] / Product::kPerFloat;
             }
         }
         const int64_t pixels = samples * layout.pixels;
@@ -181,7 +186,7 @@ static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
             const int64_t panel = panels_inside ? item % panels : item / chunks;
             const int64_t row = chunk * chunk_rows, count = std::min(chunk_rows, pixels - row);
             const Rows rows(layout, row, count);
-            multiply_chunk(args, layout, prepared, rows, row, count, panel, zeros, sums);
+            multiply_chunk<Product>(args, layout, prepared, rows, row, count, panel, zeros, sums);
             write_chunk<T>(args, layout, rows, first, count, panel, sums);
         }
     }
@@ -200,6 +205,9 @@ void direct_conv2d(const Conv2dArgs& args, void* scratch, const Team& team) {
         case kFloat16:
             return convolve<Half>(args, memory, team);
         case kBFloat16:
+#if defined(__AVX512F__)
+            if (args.factors == kBFloat16) return convolve<BFloat16, Pairs>(args, memory, team);
+#endif
             return convolve<BFloat16>(args, memory, team);
         default:
             return convolve<float>(args, memory, team);

@@ -1,6 +1,6 @@
 // Weights in the order in which the kernels read them: [e][panel][in_channel][width], for each product e of a tile, for
-// Winograd's forms, and [panel][tap][in_channel][width] for the direct one. Transforms are computed in float64 and
-// rounded once.
+// Winograd's forms, and [panel][tap][in_channel][width] for the direct one; [in_channel / 2][width][2] for pairs of
+// bfloat16. Transforms are computed in float64 and rounded once, or, for bfloat16, twice.
 #include "edm_fast/conv2d.h"
 #include "gemm.h"
 #include "parallel.h"
@@ -13,10 +13,29 @@ namespace {
 constexpr int kOutputsAtOnce = 8;
 typedef double Doubles __attribute__((vector_size(8 * kOutputsAtOnce)));
 
+// A panel [k][width] of floats, or of pairs of bfloat16 with half as many k.
+struct PackedPanel {
+    float* memory;
+    int width;
+    DType factors;
+
+    void write(int64_t k, int lane, double value) const {
+        if (factors == kFloat32) {
+            memory[k * width + lane] = float(value);
+        } else {
+            reinterpret_cast<BFloat16*>(memory)[(k / 2 * width + lane) * 2 + k % 2] = to_bfloat16(float(value));
+        }
+    }
+};
+
+static int64_t depth_of(const PackConv2dArgs& args) {
+    return args.factors == kFloat32 ? args.in_channels : args.in_channels / 2;
+}
+
 template <int kHeight, int kWidth>
 static void pack_winograd(const PackConv2dArgs& args, int threads) {
     constexpr int kRows = kHeight + 2, kColumns = kWidth + 2;
-    const int64_t in = args.in_channels, out = args.out_channels, padded = padded_channels(out);
+    const int64_t in = args.in_channels, out = args.out_channels, padded = padded_channels(out), depth = depth_of(args);
     parallel_for(panel_count(out), threads, [&](int64_t panel) {
         const int width = panel_vectors(out, panel) * kLanes;
         for (int64_t k = 0; k < in; ++k) {
@@ -36,8 +55,9 @@ static void pack_winograd(const PackConv2dArgs& args, int threads) {
                 }
                 for (int i = 0; i < kRows; ++i) Winograd<kWidth>::filter(rows + i * 3, result + i * kColumns);
                 for (int e = 0; e < kRows * kColumns; ++e) {
-                    float* to = args.packed + (e * padded + panel * kPanelWidth) * in + k * width + first;
-                    for (int lane = 0; lane < count; ++lane) to[lane] = float(result[e][lane]);
+                    const PackedPanel packed{args.packed + (e * padded + panel * kPanelWidth) * depth, width,
+                                             args.factors};
+                    for (int lane = 0; lane < count; ++lane) packed.write(k, first + lane, result[e][lane]);
                 }
             }
         }
@@ -46,14 +66,16 @@ static void pack_winograd(const PackConv2dArgs& args, int threads) {
 
 static void pack_direct(const PackConv2dArgs& args, int threads) {
     const int64_t in = args.in_channels, out = args.out_channels, taps = int64_t(args.kernel) * args.kernel;
+    const int64_t depth = depth_of(args);
     parallel_for(panel_count(out), threads, [&](int64_t panel) {
         const int width = panel_vectors(out, panel) * kLanes;
-        float* to = args.packed + panel * kPanelWidth * taps * in;
         for (int64_t tap = 0; tap < taps; ++tap) {
+            const PackedPanel packed{args.packed + (panel * kPanelWidth * taps + tap * width) * depth, width,
+                                     args.factors};
             for (int64_t k = 0; k < in; ++k) {
                 for (int lane = 0; lane < width; ++lane) {
                     const int64_t o = panel * kPanelWidth + lane;
-                    *to++ = o < out ? args.weight[(o * in + k) * taps + tap] : 0.0f;
+                    packed.write(k, lane, o < out ? args.weight[(o * in + k) * taps + tap] : 0.0f);
                 }
             }
         }
@@ -62,12 +84,13 @@ static void pack_direct(const PackConv2dArgs& args, int threads) {
 
 }  // namespace
 
-int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm) {
+int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm,
+                           DType factors) {
     const int64_t products = algorithm == kWinograd4     ? 36
                              : algorithm == kWinograd2x4 ? 24
                              : algorithm == kWinograd2   ? 16
                                                          : int64_t(kernel) * kernel;
-    return products * in_channels * padded_channels(out_channels);
+    return products * (factors == kFloat32 ? in_channels : in_channels / 2) * padded_channels(out_channels);
 }
 
 void pack_conv2d(const PackConv2dArgs& args, int threads) {

@@ -37,6 +37,7 @@ struct Tiling {
     int64_t rows, columns;                                    // of tiles in an image
     int64_t tiles, group;                                     // in the batch, and taken at a time
     bool is_private;                                          // every thread has groups of its own
+    int64_t depth;                                            // floats of an input pixel in V, and of a weight
     int64_t plane, item_plane;                                // floats from e to e + 1 in V and in an item of M
     int64_t transformed_floats, product_floats, zero_floats;  // V; M per thread; zeros per thread
 
@@ -47,11 +48,12 @@ struct Tiling {
         rows = (height + form.height - 1) / form.height;
         columns = (width + form.width - 1) / form.width;
         tiles = args.samples * rows * columns;
+        depth = args.factors == kFloat32 ? channels : channels / 2;
         is_private = threads == 1 || tiles >= threads * kPrivateTiles;
         const int64_t bytes = is_private ? kPrivateBytes : kSharedBytes;
-        const int64_t fitting = bytes / (products * channels * int64_t(sizeof(float))) / kPanelRows * kPanelRows;
+        const int64_t fitting = bytes / (products * depth * int64_t(sizeof(float))) / kPanelRows * kPanelRows;
         group = std::min(tiles, std::max(fitting, kPrivateTiles));
-        plane = group * channels + kPadding;
+        plane = group * depth + kPadding;
         item_plane = std::min(group, kTileRows) * kPanelWidth + kPadding;
         transformed_floats = round_up(products * plane, kPadding);
         const int64_t chunks = (group + kTileRows - 1) / kTileRows;
@@ -91,7 +93,7 @@ class TileWalk {
     int64_t height_, width_;
 };
 
-template <int kHeight, int kWidth, class T>
+template <int kHeight, int kWidth, class T, class Product>
 static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, const T* zeros,
                             float* transformed, const Team& team) {
     constexpr int kRows = kHeight + 2, kColumns = kWidth + 2, kProducts = kRows * kColumns;
@@ -118,7 +120,8 @@ static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_
                 pixel[i * kColumns + j] = inside ? image + (corner + (i * args.width + j) * channels) : zeros;
             }
         }
-        float* to = transformed + p * channels;
+        using Factor = typename Product::Factor;
+        float* row = transformed + p * tiling.depth;
         for (int64_t c = begin; c < end; c += kLanes) {
             const int lanes = int(std::min<int64_t>(kLanes, end - c));
             Vec d[kProducts];
@@ -134,9 +137,13 @@ static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_
             for (int i = 0; i < kRows; ++i) Winograd<kWidth>::input(d + i * kColumns, 1);
             if (lanes == kLanes) {
 #pragma GCC unroll 36
-                for (int e = 0; e < kProducts; ++e) store(to + e * tiling.plane + c, d[e]);
+                for (int e = 0; e < kProducts; ++e) {
+                    Product::write(reinterpret_cast<Factor*>(row + e * tiling.plane) + c, d[e]);
+                }
             } else {
-                for (int e = 0; e < kProducts; ++e) store_some(to + e * tiling.plane + c, d[e], lanes);
+                for (int e = 0; e < kProducts; ++e) {
+                    store_some(reinterpret_cast<Factor*>(row + e * tiling.plane) + c, d[e], lanes);
+                }
             }
         }
         if (++part == blocks) {
@@ -199,20 +206,20 @@ static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64
 }
 
 // The panel that is needed after the one of item i and product e, of the items [item, end).
-static const float* next_weight(const Conv2dArgs& args, int64_t item, int64_t end, int64_t i, int64_t e,
-                                int64_t chunks) {
+static const float* next_weight(const Conv2dArgs& args, int64_t item, int64_t end, int64_t i, int64_t e, int64_t chunks,
+                                int64_t depth) {
     const int64_t following = (i / chunks + 1) * chunks;
     const int64_t panel = (following < end ? following : item) / chunks;
     const int64_t product = following < end ? e : e + 1;
-    return args.weight + (product * padded_channels(args.out_channels) + panel * kPanelWidth) * args.channels[0];
+    return args.weight + (product * padded_channels(args.out_channels) + panel * kPanelWidth) * depth;
 }
 
 // The tiles of `range`, group by group. The team meets if it has more than one thread.
-template <int kHeight, int kWidth, class T>
+template <int kHeight, int kWidth, class T, class Product>
 static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const Range& range, float* transformed,
                            float* own, const Team& team) {
     constexpr int kProducts = (kHeight + 2) * (kWidth + 2);
-    const int64_t channels = args.channels[0], padded = padded_channels(args.out_channels);
+    const int64_t depth = tiling.depth, padded = padded_channels(args.out_channels);
     float* zero_row = own + tiling.product_floats;
     std::fill_n(zero_row, tiling.zero_floats, 0.0f);
     const T* zeros = reinterpret_cast<const T*>(zero_row);
@@ -220,7 +227,7 @@ static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const R
     for (int64_t first = range.begin; first < range.end; first += tiling.group) {
         const int64_t count = std::min(tiling.group, range.end - first);
         if (first > range.begin) team.barrier();  // the others still read V
-        transform_input<kHeight, kWidth>(args, tiling, first, count, zeros, transformed, team);
+        transform_input<kHeight, kWidth, T, Product>(args, tiling, first, count, zeros, transformed, team);
         team.barrier();
 
         const int64_t chunks = (count + kTileRows - 1) / kTileRows;
@@ -231,14 +238,15 @@ static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const R
                 for (int64_t i = item; i < end; ++i) {
                     const int64_t panel = i / chunks, row = i % chunks * kTileRows;
                     const int vectors = panel_vectors(args.out_channels, panel);
-                    const float* rows = transformed + e * tiling.plane + row * channels;
-                    const float* weight = args.weight + (e * padded + panel * kPanelWidth) * channels;
+                    const float* rows = transformed + e * tiling.plane + row * depth;
+                    const float* weight = args.weight + (e * padded + panel * kPanelWidth) * depth;
                     float* products = own + ((i - item) * kProducts + e) * tiling.item_plane;
                     // Only the first item of a panel brings it from memory.
                     const bool fresh = i == item || row == 0;
-                    const float* next = fresh ? next_weight(args, item, end, i, e, chunks) : nullptr;
-                    multiply_panel([&](int64_t r) { return rows + r * channels; }, std::min(kTileRows, count - row),
-                                   channels, vectors, weight, products, vectors * kLanes, false, next);
+                    const float* next = fresh ? next_weight(args, item, end, i, e, chunks, depth) : nullptr;
+                    multiply_panel<Product>([&](int64_t r) { return rows + r * depth; },
+                                            std::min(kTileRows, count - row), depth, vectors, weight, products,
+                                            vectors * kLanes, false, next);
                 }
             }
             for (int64_t i = item; i < end; ++i) {
@@ -252,18 +260,18 @@ static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const R
 }
 
 // Scratch: V, shared or one per thread; then M and zeros of each thread.
-template <int kHeight, int kWidth, class T>
+template <int kHeight, int kWidth, class T, class Product = Floats>
 static void convolve(const Conv2dArgs& args, float* memory, const Team& team) {
     const Tiling tiling(args, {kHeight, kWidth}, team.size);
     const int64_t own_floats = tiling.product_floats + tiling.zero_floats;
     if (tiling.is_private) {
         float* transformed = memory + team.rank * (tiling.transformed_floats + own_floats);
         float* own = transformed + tiling.transformed_floats;
-        convolve_tiles<kHeight, kWidth, T>(args, tiling, team.share(tiling.tiles, kPanelRows), transformed, own,
-                                           Team{});
+        convolve_tiles<kHeight, kWidth, T, Product>(args, tiling, team.share(tiling.tiles, kPanelRows), transformed,
+                                                    own, Team{});
     } else {
         float* own = memory + tiling.transformed_floats + team.rank * own_floats;
-        convolve_tiles<kHeight, kWidth, T>(args, tiling, {0, tiling.tiles}, memory, own, team);
+        convolve_tiles<kHeight, kWidth, T, Product>(args, tiling, {0, tiling.tiles}, memory, own, team);
     }
 }
 
@@ -273,6 +281,9 @@ static void convolve_as(const Conv2dArgs& args, float* memory, const Team& team)
         case kFloat16:
             return convolve<kHeight, kWidth, Half>(args, memory, team);
         case kBFloat16:
+#if defined(__AVX512F__)
+            if (args.factors == kBFloat16) return convolve<kHeight, kWidth, BFloat16, Pairs>(args, memory, team);
+#endif
             return convolve<kHeight, kWidth, BFloat16>(args, memory, team);
         default:
             return convolve<kHeight, kWidth, float>(args, memory, team);

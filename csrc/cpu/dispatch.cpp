@@ -1,5 +1,7 @@
 // The public cpu:: functions: each forwards to the variant compiled for this processor.
+#include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <stdexcept>
 
 #include "edm_fast/attention.h"
@@ -17,7 +19,8 @@ namespace edm_fast::cpu {
 
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
+constexpr Isa kWidestFirst[] = {Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kBaseline};
 
 bool has(Isa isa) {
 #if defined(EDM_FAST_X86_VARIANTS)
@@ -29,6 +32,8 @@ bool has(Isa isa) {
         case Isa::kAvx512:
             return has(Isa::kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        case Isa::kAvx512Bf16:
+            return has(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16");
     }
     return false;
 #else
@@ -37,10 +42,7 @@ bool has(Isa isa) {
 }
 
 Isa widest() {
-    for (Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
-        if (has(isa)) return isa;
-    }
-    return Isa::kBaseline;
+    return *std::find_if(std::begin(kWidestFirst), std::end(kWidestFirst), has);
 }
 
 std::atomic<Isa>& chosen() {
@@ -54,21 +56,25 @@ Isa isa() {
     return chosen().load(std::memory_order_relaxed);
 }
 
+bool multiplies_pairs() {
+    return isa() == Isa::kAvx512Bf16;
+}
+
 std::string isa_name() {
     return kNames[int(isa())];
 }
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
-    for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
-        if (has(isa)) names.emplace_back(kNames[int(isa)]);
+    for (Isa isa : kWidestFirst) {
+        if (has(isa)) names.emplace(names.begin(), kNames[int(isa)]);
     }
     return names;
 }
 
 void use_isa(const std::string& name) {
     std::string known;
-    for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+    for (Isa isa : kWidestFirst) {
         if (!has(isa)) continue;
         if (name == kNames[int(isa)]) {
             chosen().store(isa);
@@ -96,6 +102,7 @@ void use_isa(const std::string& name) {
             case Isa::kAvx2:                                       \
                 return avx2::name ARGUMENTS;                       \
             case Isa::kAvx512:                                     \
+            case Isa::kAvx512Bf16:                                 \
                 return avx512::name ARGUMENTS;                     \
             default:                                               \
                 return baseline::name ARGUMENTS;                   \
@@ -118,8 +125,9 @@ EDM_FAST_CPU_OP(conv2d, Conv2dArgs)
 EDM_FAST_CPU_OP(pack_conv2d, PackConv2dArgs)
 EDM_FAST_CPU_OP(linear, LinearArgs)
 EDM_FAST_CPU_FUNCTION(int64_t, conv2d_packed_size,
-                      (int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm),
-                      (in_channels, out_channels, kernel, algorithm))
+                      (int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm,
+                       DType factors),
+                      (in_channels, out_channels, kernel, algorithm, factors))
 EDM_FAST_CPU_OP(run_plan, RunPlanArgs)
 EDM_FAST_CPU_FUNCTION(int64_t, plan_memory, (const RunPlanArgs& args, int threads), (args, threads))
 EDM_FAST_CPU_OP(attention, AttentionArgs)

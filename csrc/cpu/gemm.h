@@ -5,9 +5,12 @@
 // block_depth terms, so that a block of a panel stays in the first-level cache while all rows pass over it; a block's
 // sums start from 0 and are added to C, which keeps the chains of roundings short. Each element of C goes through the
 // same operations whatever rows it is computed with.
+//
+// Where factors are pairs of bfloat16, a float of A or of B stands for a pair, and k counts pairs.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "simd.h"
 
@@ -58,8 +61,32 @@ EDM_FAST_INLINE void pin(Vec& value) {
 #endif
 }
 
+// Kinds of factors: how many a float of A and of B holds, and how they are multiplied and written.
+struct Floats {
+    using Factor = float;
+    static constexpr int kPerFloat = 1;
+    static __attribute__((always_inline)) Vec add_product(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
+    static __attribute__((always_inline)) void write(float* to, Vec value) { store(to, value); }
+};
+
+#if defined(__AVX512F__)
+struct Pairs {
+    using Factor = BFloat16;
+    static constexpr int kPerFloat = 2;
+    static __attribute__((always_inline)) Vec add_product(Vec a, Vec b, Vec sum) { return multiply_pairs(a, b, sum); }
+    static __attribute__((always_inline)) void write(BFloat16* to, Vec value) { store_rounded(to, value); }
+};
+#endif
+
+// A float, or a pair of which nobody knows that it is none; bfloat16 images may lie at any even address.
+EDM_FAST_INLINE float factor_at(const float* row, int64_t k) {
+    float value;
+    std::memcpy(&value, row + k, sizeof value);
+    return value;
+}
+
 // One term of every sum: row[i][k] times the vectors at b.
-template <int kRows, int kVectors>
+template <class Product, int kRows, int kVectors>
 EDM_FAST_INLINE void add_products(const float* const (&row)[kRows], int64_t k, const float* b,
                                   Vec (&sum)[kRows][kVectors]) {
     Vec column[kVectors];
@@ -70,14 +97,14 @@ EDM_FAST_INLINE void add_products(const float* const (&row)[kRows], int64_t k, c
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-        const Vec value = splat(row[i][k]);
+        const Vec value = splat(factor_at(row[i], k));
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(value, column[j], sum[i][j]);
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = Product::add_product(value, column[j], sum[i][j]);
     }
 }
 
 // For every two k, kLines cache lines from `ahead` on are fetched, and `ahead` moves on by `step` bytes.
-template <int kRows, int kVectors, int kLines>
+template <class Product, int kRows, int kVectors, int kLines>
 EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const float* b, float* c, int64_t c_stride,
                                   bool accumulate, const char* ahead, int64_t step) {
     constexpr int kWidth = kVectors * kLanes;
@@ -90,10 +117,10 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
 #pragma GCC unroll 8
         for (int line = 0; line < kLines; ++line) __builtin_prefetch(ahead + line * kLineBytes, 0, 2);
         ahead += step;
-        add_products<kRows, kVectors>(row, k, b, sum);
-        add_products<kRows, kVectors>(row, k + 1, b + kWidth, sum);
+        add_products<Product, kRows, kVectors>(row, k, b, sum);
+        add_products<Product, kRows, kVectors>(row, k + 1, b + kWidth, sum);
     }
-    if (k < depth) add_products<kRows, kVectors>(row, k, b, sum);
+    if (k < depth) add_products<Product, kRows, kVectors>(row, k, b, sum);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -104,28 +131,28 @@ EDM_FAST_INLINE void micro_kernel(const float* const* a, int64_t depth, const fl
     }
 }
 
-template <int kVectors, int kLines>
+template <class Product, int kVectors, int kLines>
 static inline void some_rows(const float* const* a, int rows, int64_t depth, const float* b, float* c, int64_t c_stride,
                              bool accumulate, const char* ahead, int64_t step) {
     switch (rows) {
         case 6:
-            return micro_kernel<6, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+            return micro_kernel<Product, 6, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
         case 5:
-            return micro_kernel<5, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+            return micro_kernel<Product, 5, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
         case 4:
-            return micro_kernel<4, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+            return micro_kernel<Product, 4, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
         case 3:
-            return micro_kernel<3, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+            return micro_kernel<Product, 3, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
         case 2:
-            return micro_kernel<2, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+            return micro_kernel<Product, 2, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
         default:
-            return micro_kernel<1, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
+            return micro_kernel<Product, 1, kVectors, kLines>(a, depth, b, c, c_stride, accumulate, ahead, step);
     }
 }
 
 // While the rows pass over a block of weights, what lies at `next`, as large as the block, is brought nearer at an even
 // pace: bursts would take the memory's time from the loads of the kernel itself.
-template <int kVectors, class RowAt>
+template <class Product, int kVectors, class RowAt>
 static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k, int64_t depth, const float* b,
                               float* c, int64_t c_stride, bool accumulate, const float* next) {
     constexpr int64_t kStepBytes = 2 * kVectors * kLanes * sizeof(float);
@@ -138,15 +165,15 @@ static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k
         for (int i = 0; i < count; ++i) a[i] = row_at(r + i) + first_k;
         float* to = c + r * c_stride;
         if (ahead == nullptr) {
-            some_rows<kVectors, 0>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+            some_rows<Product, kVectors, 0>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
             continue;
         }
         if (step <= kLineBytes) {
-            some_rows<kVectors, 1>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+            some_rows<Product, kVectors, 1>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
         } else if (step <= 4 * kLineBytes) {
-            some_rows<kVectors, 4>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+            some_rows<Product, kVectors, 4>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
         } else {
-            some_rows<kVectors, 8>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
+            some_rows<Product, kVectors, 8>(a, count, depth, b, to, c_stride, accumulate, ahead, step);
         }
         ahead += depth / 2 * step;
     }
@@ -155,7 +182,7 @@ static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k
 // C[r, 0 … width) = (or += if accumulate) sum_k row_at(r)[k] · B[k, :] for r in [0, rows); B is one panel
 // [depth][width] of `vectors` vectors. If `next` is given, the panel that
 // lies there is fetched from memory meanwhile.
-template <class RowAt>
+template <class Product, class RowAt>
 static inline void multiply_panel(const RowAt& row_at, int64_t rows, int64_t depth, int vectors, const float* b,
                                   float* c, int64_t c_stride, bool accumulate, const float* next = nullptr) {
     const int64_t deep = block_depth(depth);
@@ -166,17 +193,17 @@ static inline void multiply_panel(const RowAt& row_at, int64_t rows, int64_t dep
         const float* following = next == nullptr ? nullptr : next + k * vectors * kLanes;
         switch (vectors) {
             case 1:
-                panel_rows<1>(row_at, rows, k, block, part, c, c_stride, add, following);
+                panel_rows<Product, 1>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
             case 2:
-                panel_rows<2>(row_at, rows, k, block, part, c, c_stride, add, following);
+                panel_rows<Product, 2>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
 #if defined(__AVX512F__)
             case 3:
-                panel_rows<3>(row_at, rows, k, block, part, c, c_stride, add, following);
+                panel_rows<Product, 3>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
             case 4:
-                panel_rows<4>(row_at, rows, k, block, part, c, c_stride, add, following);
+                panel_rows<Product, 4>(row_at, rows, k, block, part, c, c_stride, add, following);
                 break;
 #endif
         }

@@ -14,8 +14,8 @@ constexpr int64_t kChunkRows = 8 * kPanelRows;
 static void multiply_chunk(const LinearArgs& args, int64_t first, int64_t count, int64_t panel) {
     const int vectors = panel_vectors(args.out_features, panel), width = vectors * kLanes;
     alignas(64) float sums[kChunkRows * kPanelWidth];
-    multiply_panel([&](int64_t r) { return args.x + (first + r) * args.in_features; }, count, args.in_features, vectors,
-                   args.weight + panel * kPanelWidth * args.in_features, sums, width, false);
+    multiply_panel<Floats>([&](int64_t r) { return args.x + (first + r) * args.in_features; }, count, args.in_features,
+                           vectors, args.weight + panel * kPanelWidth * args.in_features, sums, width, false);
     for (int v = 0; v < vectors; ++v) {
         const int64_t o = panel * kPanelWidth + v * kLanes;
         const int lanes = int(std::min<int64_t>(kLanes, args.out_features - o));

@@ -1,6 +1,9 @@
-// A task is a run of kRun elements of one sample. All tensors of the run are brought into small arrays of the state's
-// type that stay in the first-level cache; the linear forms are then plain vector loops, one per non-zero coefficient.
+// A task is a run of kRun elements of one sample. Tensors of the state's type whose elements lie side by side are read
+// in place; others are brought into small arrays of that type which stay in the first-level cache. Each linear form is
+// then one vector loop over the terms it has.
 #include "edm_fast/solver_step.h"
+
+#include <algorithm>
 
 #include "edm_fast/philox.h"
 #include "image_io.h"
@@ -13,17 +16,57 @@ namespace {
 
 constexpr int64_t kRun = 8 * kNoiseRun;
 
-// sum = coefficient · term, or sum + coefficient · term once something has been added.
+// A sum of terms with coefficients, without those that are 0, from the first to the last.
 template <class State>
-static inline void add_term(double coefficient, const State* term, int64_t count, State* sum, bool* empty) {
-    if (coefficient == 0) return;
-    const State factor = State(coefficient);
-    if (*empty) {
-        for (int64_t i = 0; i < count; ++i) sum[i] = factor * term[i];
-    } else {
-        for (int64_t i = 0; i < count; ++i) sum[i] = sum[i] + factor * term[i];
+struct LinearForm {
+    int size = 0;
+    State factor[kUpdateTerms];
+    const State* term[kUpdateTerms];
+
+    void add(double coefficient, const State* values) {
+        if (coefficient == 0) return;
+        factor[size] = State(coefficient);
+        term[size++] = values;
     }
-    *empty = false;
+};
+
+template <int kTerms, class State>
+static void evaluate_terms(const LinearForm<State>& form, int64_t count, State* out) {
+    State factor[kTerms];
+    const State* term[kTerms];
+    for (int t = 0; t < kTerms; ++t) {
+        factor[t] = form.factor[t];
+        term[t] = form.term[t];
+    }
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+        State sum = factor[0] * term[0][i];
+#pragma GCC unroll 8
+        for (int t = 1; t < kTerms; ++t) sum = sum + factor[t] * term[t][i];
+        out[i] = sum;
+    }
+}
+
+template <class State>
+static void evaluate(const LinearForm<State>& form, int64_t count, State* out) {
+    static_assert(kUpdateTerms == 6, "a case for each number of terms");
+    switch (form.size) {
+        case 0:
+            for (int64_t i = 0; i < count; ++i) out[i] = 0;
+            return;
+        case 1:
+            return evaluate_terms<1>(form, count, out);
+        case 2:
+            return evaluate_terms<2>(form, count, out);
+        case 3:
+            return evaluate_terms<3>(form, count, out);
+        case 4:
+            return evaluate_terms<4>(form, count, out);
+        case 5:
+            return evaluate_terms<5>(form, count, out);
+        default:
+            return evaluate_terms<6>(form, count, out);
+    }
 }
 
 // Which of the six update terms any register of the row uses.
@@ -36,55 +79,76 @@ struct Uses {
 };
 
 template <class State>
+constexpr DType dtype_of = sizeof(State) == 8 ? kFloat64 : kFloat32;
+
+// Where the run's elements lie as they are, or nullptr if they must be gathered or converted.
+template <class State>
+static const State* in_place(const ImageView& view, int64_t sample, int64_t pixels, int64_t first) {
+    const bool dense = view.data != nullptr && view.dtype == dtype_of<State> && view.pixel_stride == 1 &&
+                       view.channel_stride == pixels;
+    return dense ? static_cast<const State*>(view.data) + sample * view.sample_stride + first : nullptr;
+}
+
+// The run of a view: in place, or in `buffer`.
+template <class State>
+static const State* read(const ImageView& view, int64_t sample, int64_t pixels, int64_t first, int64_t count,
+                         State* buffer) {
+    if (const State* there = in_place<State>(view, sample, pixels, first)) return there;
+    load(view, sample, pixels, first, count, buffer);
+    return buffer;
+}
+
+template <class State>
 static void step_run(const SolverStepArgs& args, const double* row, const Uses& uses, int64_t sample, int64_t first,
                      int64_t count) {
-    alignas(64) State terms[kUpdateTerms][kRun];
-    alignas(64) State updated[kRun];
-    alignas(64) State other[kRun];
+    alignas(64) State buffer[kUpdateTerms][kRun];
+    alignas(64) State updated[kRegisters][kRun];
+    alignas(64) State other[2][kRun];
     constexpr int kDenoised = kRegisters, kNoise = kRegisters + 1;
+    const State* term[kUpdateTerms] = {};
+    const auto view_run = [&](const ImageView& view, State* to) {
+        return read(view, sample, args.pixels, first, count, to);
+    };
 
     const bool wants_denoised = uses.term[kDenoised] || args.denoised.data != nullptr;
     for (int i = 0; i < kRegisters; ++i) {
         const bool in_denoised = i == 0 && wants_denoised && row[kDenoisedFromState] != 0;
         const bool in_input = i == 0 && args.net_input.data != nullptr;
-        if (uses.term[i] || in_denoised || in_input) load(args.state[i], sample, args.pixels, first, count, terms[i]);
+        if (uses.term[i] || in_denoised || in_input) term[i] = view_run(args.state[i], buffer[i]);
     }
     if (wants_denoised) {
-        State* denoised = terms[kDenoised];
-        bool empty = true;
-        add_term(row[kDenoisedFromState], terms[0], count, denoised, &empty);
-        if (row[kDenoisedFromModel] != 0) {
-            load(args.model_output, sample, args.pixels, first, count, other);
-            add_term(row[kDenoisedFromModel], other, count, denoised, &empty);
-        }
-        if (row[kDenoisedFromGuide] != 0) {
-            load(args.guide_output, sample, args.pixels, first, count, other);
-            add_term(row[kDenoisedFromGuide], other, count, denoised, &empty);
-        }
-        if (empty) {
-            for (int64_t i = 0; i < count; ++i) denoised[i] = 0;
-        }
-        if (args.denoised.data != nullptr) store(args.denoised, sample, args.pixels, first, count, denoised);
+        LinearForm<State> form;
+        form.add(row[kDenoisedFromState], term[0]);
+        if (row[kDenoisedFromModel] != 0) form.add(row[kDenoisedFromModel], view_run(args.model_output, other[0]));
+        if (row[kDenoisedFromGuide] != 0) form.add(row[kDenoisedFromGuide], view_run(args.guide_output, other[1]));
+        evaluate(form, count, buffer[kDenoised]);
+        term[kDenoised] = buffer[kDenoised];
+        if (args.denoised.data != nullptr) store(args.denoised, sample, args.pixels, first, count, term[kDenoised]);
     }
     if (uses.term[kNoise]) {
         if (args.noise.data == nullptr && args.seeds != nullptr) {
             alignas(64) float z[kRun];
             normals(uint64_t(args.seeds[sample]), uint32_t(row[kDraw]), kDomainSampler, first, count, z);
-            for (int64_t i = 0; i < count; ++i) terms[kNoise][i] = State(z[i]);
+            std::copy_n(z, count, buffer[kNoise]);
+            term[kNoise] = buffer[kNoise];
         } else {
-            load(args.noise, sample, args.pixels, first, count, terms[kNoise]);
+            term[kNoise] = view_run(args.noise, buffer[kNoise]);
         }
     }
+    // All registers are computed before the first is written: terms may lie in them.
+    LinearForm<State> forms[kRegisters];
     for (int i = 0; i < kRegisters; ++i) {
-        const double* update = row + kUpdate + i * kUpdateTerms;
-        bool empty = true;
-        for (int term = 0; term < kUpdateTerms; ++term) add_term(update[term], terms[term], count, updated, &empty);
-        if (!empty && args.state[i].data != nullptr) store(args.state[i], sample, args.pixels, first, count, updated);
-        if (i == 0 && args.net_input.data != nullptr) {
-            const State scale = State(row[kNetInputScale]);
-            const State* x = empty ? terms[0] : updated;
-            for (int64_t j = 0; j < count; ++j) other[j] = scale * x[j];
-            store(args.net_input, sample, args.pixels, first, count, other);
+        for (int t = 0; t < kUpdateTerms; ++t) forms[i].add(row[kUpdate + i * kUpdateTerms + t], term[t]);
+        if (forms[i].size > 0) evaluate(forms[i], count, updated[i]);
+    }
+    if (args.net_input.data != nullptr) {
+        const State* x = forms[0].size > 0 ? updated[0] : term[0];
+        evaluate_terms<1>(LinearForm<State>{1, {State(row[kNetInputScale])}, {x}}, count, other[0]);
+        store(args.net_input, sample, args.pixels, first, count, other[0]);
+    }
+    for (int i = 0; i < kRegisters; ++i) {
+        if (forms[i].size > 0 && args.state[i].data != nullptr) {
+            store(args.state[i], sample, args.pixels, first, count, updated[i]);
         }
     }
 }

@@ -32,12 +32,13 @@ def conv2d(
     scale: float = 1.0,
     padding: int | None = None,
     algorithm: str = "library",
+    pairs: bool = False,
 ) -> torch.Tensor:
     """out = (weight * [x, x2] + bias + channel_bias + residual) · scale, [N, O, H', W'], in x's dtype.
 
-    H' = H + 2·padding − k + 1. Our algorithms work in float32 inside, whatever the storage dtype, with float32 weights;
-    each sample's result is the same, to the bit, in every batch and on any number of threads. The library's follow
-    PyTorch's rules. Differentiable with respect to every tensor.
+    H' = H + 2·padding − k + 1. Our algorithms work in float32 inside, whatever the storage dtype, with float32 weights,
+    unless `pairs` is set; each sample's result is the same, to the bit, in every batch and on any number of threads.
+    The library's follow PyTorch's rules. Differentiable with respect to every tensor.
 
     Args:
         x, x2: [N, I1, H, W] and [N, I2, H, W], side by side in channels; float32, bfloat16 or float16.
@@ -48,11 +49,16 @@ def conv2d(
         scale: a number.
         padding: zeros on each side; k // 2 if not given.
         algorithm: "library", "direct", "winograd2", "winograd2x4" or "winograd4"; Winograd's for 3×3 with one source.
+        pairs: multiply pairs of bfloat16 and sum in float32: weights are rounded, and with Winograd's forms the
+            transformed input too. For x in bfloat16, even numbers of channels, our algorithms, and processors that
+            have the instruction (AVX512_BF16).
 
     Raises:
         ValueError, TypeError: shapes, devices or dtypes that do not fit; names the argument.
     """
     if algorithm == "library":
+        if pairs:
+            raise ValueError("pairs: the library has its own ways; choose another algorithm")
         return _library(x, weight, bias, x2, channel_bias, residual, residual_up, scale, padding)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: got {algorithm!r}; it is library, {', '.join(ALGORITHMS)}")
@@ -60,7 +66,7 @@ def conv2d(
         raise ValueError(f"algorithm: {algorithm!r} runs on the CPU, and x is on {x.device}")
     padding = weight.shape[-1] // 2 if padding is None else padding
     tensors = (x, weight, bias, x2, channel_bias, residual)
-    return _Conv2d.apply(*tensors, residual_up, float(scale), padding, ALGORITHMS[algorithm])
+    return _Conv2d.apply(*tensors, residual_up, float(scale), padding, ALGORITHMS[algorithm], pairs)
 
 
 def _library(
@@ -92,7 +98,7 @@ def _repeated(image: torch.Tensor) -> torch.Tensor:
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> torch.Tensor:
-        x, weight, bias, x2, channel_bias, _residual, residual_up, scale, padding, _algorithm = args
+        x, weight, bias, x2, channel_bias, _residual, residual_up, scale, padding, _algorithm, _pairs = args
         ctx.save_for_backward(x, weight, x2)
         ctx.options = residual_up, scale, padding
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (bias, channel_bias)]
@@ -127,7 +133,7 @@ class _Conv2d(torch.autograd.Function):
             grad_x2 if x2 is not None else None,
             grad_channel,
             grad_residual,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -141,6 +147,7 @@ def _check(
     residual_up: bool,
     padding: int,
     algorithm: int,
+    pairs: bool,
 ) -> tuple[int, int]:
     """The output's height and width."""
     if x.dim() != 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -161,6 +168,8 @@ def _check(
         raise ValueError(f"algorithm: got the code {algorithm}; it is one of {ALGORITHMS}")
     if algorithm and (kernel != 3 or x2 is not None or channels == 0):
         raise ValueError("algorithm: Winograd's forms need a 3x3 weight and a single source with channels")
+    if pairs:
+        _check_pairs(x, x2)
     if padding < 0:
         raise ValueError(f"padding: got {padding}; it is not negative")
     size = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
@@ -183,6 +192,14 @@ def _check(
     return size
 
 
+def _check_pairs(x: torch.Tensor, x2: torch.Tensor | None) -> None:
+    channels = [image.shape[1] for image in (x, x2) if image is not None]
+    if x.dtype != torch.bfloat16 or any(count % 2 for count in channels):
+        raise ValueError(f"pairs: need bfloat16 and even numbers of channels; x is {x.dtype} with {channels} channels")
+    if not backends.kernels("cpu").multiplies_pairs():
+        raise ValueError(f"pairs: not among the instructions in use, {backends.kernels('cpu').isa()}")
+
+
 def _run(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -194,14 +211,16 @@ def _run(
     scale: float,
     padding: int,
     algorithm: int,
+    pairs: bool,
 ) -> torch.Tensor:
-    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm)
+    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm, pairs)
     cpu, threads = backends.kernels("cpu"), torch.get_num_threads()
     out_channels, in_channels, kernel, _ = weight.shape
+    factors = DTYPE_CODES[torch.bfloat16 if pairs else torch.float32]
     out = torch.empty((x.shape[0], out_channels, *size), dtype=x.dtype, memory_format=torch.channels_last)
     dense = weight.float().contiguous()
-    packed = torch.empty(cpu.conv2d_packed_size(in_channels, out_channels, kernel, algorithm))
-    cpu.pack_conv2d(in_channels, out_channels, kernel, algorithm, dense.data_ptr(), packed.data_ptr(), threads)
+    packed = torch.empty(cpu.conv2d_packed_size(in_channels, out_channels, kernel, algorithm, factors))
+    cpu.pack_conv2d(in_channels, out_channels, kernel, algorithm, factors, dense.data_ptr(), packed.data_ptr(), threads)
     # Copies, if any, must outlive the call.
     images = [
         None if image is None else image.contiguous(memory_format=torch.channels_last) for image in (x, x2, residual)
@@ -216,6 +235,7 @@ def _run(
         kernel,
         padding,
         algorithm,
+        factors,
         DTYPE_CODES[x.dtype],
         addresses[0],
         addresses[1],
@@ -233,14 +253,14 @@ def _run(
 
 LIBRARY.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? x2, Tensor? channel_bias, Tensor? residual, "
-    "bool residual_up, float scale, int padding, int algorithm) -> Tensor"
+    "bool residual_up, float scale, int padding, int algorithm, bool pairs) -> Tensor"
 )
 LIBRARY.impl("conv2d", _run, "CPU")
 
 
 @torch.library.register_fake("edm_fast::conv2d", lib=LIBRARY)
 def _fake(x: torch.Tensor, weight: torch.Tensor, *args: Any) -> torch.Tensor:
-    bias, x2, channel_bias, residual, residual_up, _scale, padding, algorithm = args
-    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm)
+    bias, x2, channel_bias, residual, residual_up, _scale, padding, algorithm, pairs = args
+    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm, pairs)
     shape = (x.shape[0], weight.shape[0], *size)
     return x.new_empty(shape).contiguous(memory_format=torch.channels_last)

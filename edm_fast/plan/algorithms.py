@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
+import torch
+
+from edm_fast.ops.backends import extension
 from edm_fast.ops.conv2d import ALGORITHMS
 from edm_fast.plan.ir import Algorithm, Conv
 
@@ -15,15 +18,29 @@ _FEW_CHANNELS = 16
 # F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of eager PyTorch.
 # F(2×4) is below it with any number.
 _CHANNELS_FOR_WINOGRAD4 = 128
+# Below so many pixels in a row or column tiles hang over.
+_SMALLEST_FOR_WINOGRAD = 4
 
 
-def choose(conv: Conv, wanted: str) -> Algorithm:
-    """The algorithm for a layer: `wanted`, where it can be had, or the fastest for the layer's shape."""
+def takes_pairs(conv: Conv, dtype: torch.dtype) -> bool:
+    """Whether a layer's products multiply pairs of bfloat16: where images are stored in it and the processor can."""
+    even = all(source.channels % 2 == 0 for source in conv.sources)
+    return dtype == torch.bfloat16 and even and extension().cpu.multiplies_pairs()
+
+
+def choose(conv: Conv, wanted: str, pairs: bool = False) -> Algorithm:
+    """The algorithm for a layer: `wanted`, where it can be had, or the fastest that is exact enough for its shape."""
     if conv.kernel != 3 or len(conv.sources) > 1 or conv.sources[0].channels < _FEW_CHANNELS:
         return "direct"
     if wanted != "auto":
         return wanted  # type: ignore[return-value]
     smallest = min(conv.out.height, conv.out.width)
+    if smallest < _SMALLEST_FOR_WINOGRAD:
+        return "direct"
+    if pairs:
+        # The wider forms round too much in what they transform: F(2×2) errs 2.6 times as much as the direct form in a
+        # layer, F(2×4) 4.2 times, F(4×4) 7 times.
+        return "winograd2"
     if smallest >= 12 and conv.sources[0].channels >= _CHANNELS_FOR_WINOGRAD4:
         return "winograd4"
-    return "winograd2x4" if smallest >= 4 else "direct"
+    return "winograd2x4"

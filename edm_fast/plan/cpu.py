@@ -9,7 +9,7 @@ import torch
 from edm_fast.ops.backends import extension
 from edm_fast.ops.tensors import DTYPE_CODES
 from edm_fast.plan import memory
-from edm_fast.plan.algorithms import CODES, choose
+from edm_fast.plan.algorithms import CODES, choose, takes_pairs
 from edm_fast.plan.costs import flops
 from edm_fast.plan.ir import (
     Attention,
@@ -22,7 +22,7 @@ from edm_fast.plan.ir import (
     Resampling,
     Residual,
 )
-from edm_fast.plan.weights import Pool, conv_bias, conv_weight, pack, packed_size
+from edm_fast.plan.weights import Pool, conv_bias, conv_weight, factors, pack, packed_size
 
 # The places of csrc/include/edm_fast/plan.h.
 _ABSENT, _ARENA, _INPUT, _OUTPUT, _MODULATION = range(5)
@@ -41,7 +41,8 @@ class CpuPlan:
 
     Args:
         graph: from `lower`.
-        dtype: storage of the activations: float32, bfloat16 or float16. Arithmetic is float32.
+        dtype: storage of the activations: float32, bfloat16 or float16. Arithmetic is float32, but for factors in
+            bfloat16 where the processor multiplies pairs of them.
         algorithm: "auto", "winograd4", "winograd2x4", "winograd2" or "direct", for the 3×3 convolutions.
     """
 
@@ -54,10 +55,10 @@ class CpuPlan:
         element = dtype.itemsize
         self._offsets, self.arena_bytes_per_sample = memory.layout(graph, element)
         self._plan: Any = extension().cpu.Plan(DTYPE_CODES[dtype])
-        self.algorithms = {
-            operation: choose(operation, algorithm) for operation in graph.operations if isinstance(operation, Conv)
-        }
-        self._pool = Pool([packed_size(conv_weight(conv), chosen) for conv, chosen in self.algorithms.items()])
+        convs = [operation for operation in graph.operations if isinstance(operation, Conv)]
+        self._pairs = {conv: takes_pairs(conv, dtype) for conv in convs}
+        self.algorithms = {conv: choose(conv, algorithm, self._pairs[conv]) for conv in convs}
+        self._pool = Pool([self._packed_size(conv) for conv in convs])
         for operation in graph.operations:
             self._add(operation)
         small = sum(flops(operation) for operation in graph.operations) <= _SMALL_NETWORK
@@ -99,11 +100,14 @@ class CpuPlan:
         else:
             raise TypeError(f"operation: {type(operation).__name__} has no CPU step")
 
+    def _packed_size(self, conv: Conv) -> int:
+        return packed_size(conv_weight(conv), self.algorithms[conv], self._pairs[conv])
+
     def _add_conv(self, conv: Conv) -> None:
-        algorithm = self.algorithms[conv]
+        algorithm, pairs = self.algorithms[conv], self._pairs[conv]
         source = conv.sources[0]
-        values = conv_weight(conv)
-        weight = self._constant(pack(values, algorithm, self._pool.take(packed_size(values, algorithm))))
+        packed = pack(conv_weight(conv), algorithm, pairs, self._pool.take(self._packed_size(conv)))
+        weight = self._constant(packed)
         bias = conv_bias(conv)
         self._plan.conv2d(
             (source.height, source.width),
@@ -112,6 +116,7 @@ class CpuPlan:
             conv.kernel,
             conv.padding,
             CODES[algorithm],
+            factors(pairs),
             weight,
             0 if bias is None else self._constant(bias),
             conv.scale,

@@ -27,10 +27,13 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
     Args:
         net: a preconditioned network of this library, on the CPU or a CUDA device. Changed weights are noticed and
             packed again.
-        dtype: storage of activations, float32, bfloat16 or float16. Sums and products are float32 in each.
+        dtype: storage of activations, float32, bfloat16 or float16. Sums are float32 in each, and so are products but
+            for convolutions in bfloat16 on processors that multiply pairs of it (AVX512_BF16): there weights, and
+            what Winograd's forms multiply, are rounded to bfloat16.
         conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2x4", "winograd2" or "direct". Winograd's
             weights take 4×, 2.7× and 1.8× the memory of the direct form's. "auto" takes them where they err at most
-            twice as much as eager PyTorch. On CUDA cuDNN chooses, and it is "auto".
+            twice as much as eager PyTorch, and with bfloat16 products, where rounding adds up in the wider forms, takes
+            "winograd2". On CUDA cuDNN chooses, and it is "auto".
 
     On the CPU the result of a sample does not depend, to the bit, on the batch it is in or on the number of threads. On
     CUDA forwards are captured as CUDA graphs, one for each batch size, and libraries may sum differently for each.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edm_fast.ops.backends import extension
+from edm_fast.ops.tensors import DTYPE_CODES
 from edm_fast.plan.algorithms import CODES
 from edm_fast.plan.ir import Algorithm, Conv
 
@@ -35,24 +36,32 @@ def _aligned(floats: int) -> int:
     return -(-floats // _ALIGNMENT_FLOATS) * _ALIGNMENT_FLOATS
 
 
-def packed_size(weight: torch.Tensor, algorithm: Algorithm) -> int:
+def factors(pairs: bool) -> int:
+    """The code of what products multiply: float32, or pairs of bfloat16."""
+    return DTYPE_CODES[torch.bfloat16 if pairs else torch.float32]
+
+
+def packed_size(weight: torch.Tensor, algorithm: Algorithm, pairs: bool = False) -> int:
     """Floats that `pack` needs."""
     out_channels, in_channels, kernel, _ = weight.shape
-    return extension().cpu.conv2d_packed_size(in_channels, out_channels, kernel, CODES[algorithm])
+    return extension().cpu.conv2d_packed_size(in_channels, out_channels, kernel, CODES[algorithm], factors(pairs))
 
 
-def pack(weight: torch.Tensor, algorithm: Algorithm, packed: torch.Tensor | None = None) -> torch.Tensor:
+def pack(
+    weight: torch.Tensor, algorithm: Algorithm, pairs: bool = False, packed: torch.Tensor | None = None
+) -> torch.Tensor:
     """Float32 weights [O, I, k, k] in the order of the kernels of this machine; written to `packed`, if given."""
     out_channels, in_channels, kernel, _ = weight.shape
     cpu = extension().cpu
     dense = weight.detach().to("cpu", torch.float32).contiguous()
     if packed is None:
-        packed = torch.empty(packed_size(weight, algorithm), dtype=torch.float32, device="cpu")
+        packed = torch.empty(packed_size(weight, algorithm, pairs), dtype=torch.float32, device="cpu")
     cpu.pack_conv2d(
         in_channels,
         out_channels,
         kernel,
         CODES[algorithm],
+        factors(pairs),
         dense.data_ptr(),
         packed.data_ptr(),
         torch.get_num_threads(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from tolerance import assert_as_exact_as_eager, assert_same_bits
+from tolerance import assert_as_exact_as_eager, assert_pairs_within_their_row, assert_same_bits
 
 from edm_fast.ops.conv2d import ALGORITHMS, conv2d
 from edm_fast.reference.conv2d import conv2d as reference_conv2d
@@ -49,9 +51,9 @@ class Case:
         }
         self.bias = draw(self.out_channels, seed=4).to(dtype).float()
 
-    def run(self, algorithm, samples=slice(None)):
+    def run(self, algorithm, samples=slice(None), **more):
         options = {k: v[samples] if isinstance(v, torch.Tensor) else v for k, v in self.options.items()}
-        return conv2d(self.x[samples], self.weight, self.bias, algorithm=algorithm, **options)
+        return conv2d(self.x[samples], self.weight, self.bias, algorithm=algorithm, **options, **more)
 
     def reference(self, dtype):
         options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in self.options.items()}
@@ -81,6 +83,62 @@ def test_other_paddings(algorithm, padding):
     Case((2, 20, 24, 8, 6), padding=padding).assert_exact(algorithm)
 
 
+@pytest.fixture
+def pairs(isa):
+    if "avx512_bf16" not in isa.available_isas():
+        pytest.skip("this processor does not multiply pairs of bfloat16")
+    isa.use_isa("avx512_bf16")
+
+
+@pytest.mark.parametrize(("kernel", "algorithm"), [(1, "direct"), *((3, name) for name in ALGORITHMS)])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1] % 2 == 0], ids=str)
+def test_pairs_of_bfloat16(shape, kernel, algorithm, pairs):
+    case = Case(shape, kernel=kernel, dtype=torch.bfloat16)
+    eager, exact = case.reference(torch.bfloat16), case.reference(torch.float64)
+    assert_pairs_within_their_row(case.run(algorithm, pairs=True), eager, exact, algorithm)
+
+
+def test_pairs_of_two_sources(pairs):
+    first, second = (draw(2, count, 6, 5, dtype=torch.bfloat16, seed=count) for count in (24, 42))
+    weight = (draw(33, 66, 3, 3) / 24).bfloat16()
+    exact = reference_conv2d(first.double(), weight.double(), x2=second.double())
+    ours = conv2d(first, weight, x2=second, algorithm="direct", pairs=True)
+    assert_pairs_within_their_row(ours, reference_conv2d(first, weight, x2=second), exact, "direct")
+
+
+def test_pairs_of_an_image_at_an_odd_address(pairs):
+    memory = torch.empty(2 * 8 * 8 * 16 + 1, dtype=torch.bfloat16)
+    x, weight = draw(2, 16, 8, 8, dtype=torch.bfloat16), draw(24, 16, 3, 3)
+    shifted = memory[1:].view(2, 8, 8, 16).permute(0, 3, 1, 2).copy_(x)
+    for algorithm in ALGORITHMS:
+        assert_same_bits(
+            conv2d(shifted, weight, algorithm=algorithm, pairs=True), conv2d(x, weight, algorithm=algorithm, pairs=True)
+        )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_pairs_carry_nan_and_infinity_to_where_eager_has_them(algorithm, pairs):
+    case = Case((3, 16, 24, 8, 8), dtype=torch.bfloat16)
+    clean = case.run(algorithm, pairs=True)
+    for value in (torch.nan, torch.inf):
+        case.x[1, 3, 2, 2] = value
+        dirty = case.run(algorithm, pairs=True)
+        assert not dirty[1].isfinite().all()
+        assert_same_bits(dirty[[0, 2]], clean[[0, 2]])
+
+
+def test_pairs_need_bfloat16_even_channels_and_the_instruction(isa):
+    x, weight = draw(1, 16, 8, 8, dtype=torch.bfloat16), draw(4, 16, 3, 3)
+    isa.use_isa("baseline")
+    with pytest.raises(ValueError, match=r"^pairs: not among the instructions in use, baseline"):
+        conv2d(x, weight, algorithm="direct", pairs=True)
+    for image in (x.float(), x[:, :15]):
+        with pytest.raises(ValueError, match=r"^pairs: need bfloat16 and even"):
+            conv2d(image, weight[:, : image.shape[1]], algorithm="direct", pairs=True)
+    with pytest.raises(ValueError, match=r"^pairs: the library"):
+        conv2d(x, weight, pairs=True)
+
+
 @pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_instruction_set(isa, name, algorithm):
@@ -94,18 +152,22 @@ def test_every_instruction_set(isa, name, algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    "shape", [(7, 32, 80, 8, 8), (5, 3, 16, 8, 8), (3, 72, 48, 18, 10), (9, 16, 64, 4, 4)], ids=str
+    "shape", [(7, 32, 80, 8, 8), (5, 6, 16, 8, 8), (3, 72, 48, 18, 10), (9, 16, 64, 4, 4)], ids=str
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_bits_do_not_depend_on_batch_or_threads(shape, algorithm, dtype):
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "pairs"])
+def test_bits_do_not_depend_on_batch_or_threads(shape, algorithm, kind, isa):
+    if kind == "pairs" and "avx512_bf16" not in isa.available_isas():
+        pytest.skip("this processor does not multiply pairs of bfloat16")
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
     case, before = Case(shape, dtype=dtype), torch.get_num_threads()
-    whole = case.run(algorithm)
+    run = functools.partial(case.run, pairs=kind == "pairs")
+    whole = run(algorithm)
     try:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
             for split in ([shape[0]], [1] * shape[0], [2, shape[0] - 2]):
                 starts = [sum(split[:i]) for i in range(len(split))]
-                parts = [case.run(algorithm, slice(at, at + n)) for at, n in zip(starts, split, strict=True)]
+                parts = [run(algorithm, slice(at, at + n)) for at, n in zip(starts, split, strict=True)]
                 assert_same_bits(torch.cat(parts), whole)
     finally:
         torch.set_num_threads(before)
@@ -183,7 +245,8 @@ def test_gradient_of_a_repeated_residual():
 def test_opcheck_and_compile():
     case = Case((2, 16, 24, 8, 8))
     options = case.options
-    arguments = (case.x, case.weight, case.bias, None, options["channel_bias"], options["residual"], False, 0.75, 1, 4)
+    tensors = (case.x, case.weight, case.bias, None, options["channel_bias"], options["residual"])
+    arguments = (*tensors, False, 0.75, 1, 4, False)
     torch.library.opcheck(torch.ops.edm_fast.conv2d.default, arguments)
     compiled = torch.compile(lambda x, w: conv2d(x, w, algorithm="winograd4"), backend="aot_eager", fullgraph=True)
     assert_same_bits(compiled(case.x, case.weight), conv2d(case.x, case.weight, algorithm="winograd4"))
@@ -207,4 +270,4 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="^algorithm: "):
         conv2d(draw(1, 0, 8, 8), draw(4, 0, 3, 3), algorithm="winograd2")
     with pytest.raises(ValueError, match="^algorithm: got the code 1"):
-        torch.ops.edm_fast.conv2d(x, draw(4, 16, 3, 3), *[None] * 4, False, 1.0, 1, 1)
+        torch.ops.edm_fast.conv2d(x, draw(4, 16, 3, 3), *[None] * 4, False, 1.0, 1, 1, False)

@@ -4,7 +4,10 @@
 //                      + bias[o] + channel_bias[n, o] + residual[n, i >> s, j >> s, o]) · scale
 //
 // for channels-last images. x may be two sources side by side in channels, of which no concatenation is stored. All
-// arithmetic is in float32; with 16-bit storage x, residual and out are converted as they are read and written.
+// sums are in float32; with 16-bit storage x, residual and out are converted as they are read and written.
+//
+// Factors of the products are float32, or, for x in bfloat16 where the processor multiplies pairs of them, bfloat16:
+// weights are rounded, and with Winograd's forms the transformed x too.
 //
 // Algorithms: direct (implicit GEMM), and Winograd's F(2x2, 3x3), F(2x4, 3x3) and F(4x4, 3x3); where 4 outputs lie in
 // a row, with points 0, ±√½, ±√2 and infinity. Each output depends on the sample alone, with a fixed order of sums.
@@ -25,9 +28,10 @@ struct Conv2dArgs {
     int32_t kernel;   // 1 or 3
     int32_t padding;  // p; H' = H + 2p - kernel + 1
     ConvAlgorithm algorithm;
-    DType dtype;                  // float32, float16 or bfloat16, of x, residual and out
+    DType factors;                // float32, or bfloat16 if multiplies_pairs() and all channels of x are even
+    DType dtype;                  // float32, float16 or bfloat16, of x, residual and out; bfloat16 if factors are
     const void* source[2];        // [N, H, W, Ci] dense
-    const float* weight;          // packed by pack_conv2d for this algorithm
+    const float* weight;          // packed by pack_conv2d for this algorithm and these factors
     const float* bias;            // [O], or nullptr
     const float* channel_bias;    // [N, O], or nullptr
     int64_t channel_bias_stride;  // elements from a sample to the next; 0: one row for all
@@ -41,12 +45,16 @@ struct PackConv2dArgs {
     int64_t in_channels, out_channels;
     int32_t kernel;
     ConvAlgorithm algorithm;
+    DType factors;        // float32, or bfloat16: a float of `packed` then holds the weights of two channels of x
     const float* weight;  // [O, I, kernel, kernel] dense
     float* packed;        // conv2d_packed_size(...) floats, aligned to 64 bytes
 };
 
 namespace cpu {
-int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm);
+// Whether this processor, with the instruction set in use, multiplies pairs of bfloat16.
+bool multiplies_pairs();
+int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm,
+                           DType factors);
 void pack_conv2d(const PackConv2dArgs& args, int threads);
 void conv2d(const Conv2dArgs& args, int threads);
 }  // namespace cpu
