@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 MOST_CAPTURES = 8
 
 Function = Callable[[], torch.Tensor]
+Captured = TypeVar("Captured")
 # Gives a replay, and the tensor that each replay writes.
 Capture = Callable[[Function], tuple[Callable[[], object], torch.Tensor]]
 
@@ -49,8 +51,8 @@ class CapturedPlan:
         self.column_biases, self.weight_bytes = plan.column_biases, plan.weight_bytes
         self._capture: Capture | None = capture
         self._most = most
-        self._captured: OrderedDict[tuple[int, int], _Captured] = OrderedDict()
-        self._lock = threading.Lock()
+        self._captured: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
 
     @property
     def arena_bytes_per_sample(self) -> int:
@@ -64,7 +66,7 @@ class CapturedPlan:
         shape = (source.channels, source.height, source.width)
         if tuple(x.shape[1:]) != shape:
             raise ValueError(f"x: shape is {tuple(x.shape)}; the plan is for {shape}")
-        if x.shape[0] == 0 or _is_capturing(x):
+        if x.shape[0] == 0 or is_capturing(x):
             return self._run_eagerly(x, modulation, out)
         with self._lock:
             captured = self._captured_for(x, modulation)
@@ -80,26 +82,35 @@ class CapturedPlan:
 
     def _captured_for(self, x: torch.Tensor, modulation: torch.Tensor | StepTable) -> _Captured | None:
         rows = modulation.rows if isinstance(modulation, StepTable) else modulation.shape[0]
-        key = (x.shape[0], rows)
-        found = self._captured.get(key)
-        if found is not None:
-            self._captured.move_to_end(key)
+        samples = x.shape[0]
+        return self.captured((samples, rows), lambda capture: _Captured(self.plan, capture, samples, rows))
+
+    def captured(self, key: Hashable, make: Callable[[Capture], Captured]) -> Captured | None:
+        """What `make` captured for this key, now or earlier; None if captures fail.
+
+        The bound holds for everything that was captured with this plan.
+        """
+        with self._lock:
+            found: Captured | None = self._captured.get(key)
+            if found is not None:
+                self._captured.move_to_end(key)
+                return found
+            if self._capture is None:
+                return None
+            # Dropped first, so that its memory can be used.
+            while len(self._captured) >= self._most:
+                self._captured.popitem(last=False)
+            try:
+                with on_device(self.plan.device):
+                    found = make(self._capture)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                logger.warning("the network runs without CUDA graphs, more slowly: the capture failed: %s", error)
+                self._capture = None
+                return None
+            self._captured[key] = found
             return found
-        if self._capture is None:
-            return None
-        # Dropped first, so that its memory can be used.
-        while len(self._captured) >= self._most:
-            self._captured.popitem(last=False)
-        try:
-            found = _Captured(self.plan, self._capture, *key)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            logger.warning("the network runs without CUDA graphs, more slowly: the capture failed: %s", error)
-            self._capture = None
-            return None
-        self._captured[key] = found
-        return found
 
 
 class _Captured:
@@ -110,7 +121,7 @@ class _Captured:
         shape = [samples, source.channels, source.height, source.width]
         self._device = plan.device
         # Tensors made in inference mode could not be written outside of it.
-        with _on(plan.device), torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             self._x = torch.zeros(shape, dtype=plan.dtype, device=plan.device).contiguous(
                 memory_format=torch.channels_last
             )
@@ -120,7 +131,7 @@ class _Captured:
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, modulation: torch.Tensor | StepTable, out: torch.Tensor | None) -> torch.Tensor:
-        with _on(self._device):
+        with on_device(self._device):
             if self._read is not None:
                 self._read.wait()
             self._x.copy_(x)
@@ -136,10 +147,11 @@ class _Captured:
         return result
 
 
-def _on(device: torch.device) -> torch.cuda.device:
+def on_device(device: torch.device) -> torch.cuda.device:
     """CUDA's current device; for another device nothing changes."""
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
-def _is_capturing(x: torch.Tensor) -> bool:
+def is_capturing(x: torch.Tensor) -> bool:
+    """Whether the current stream is being captured, by whomever."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -11,8 +11,9 @@ import torch
 from edm_fast.networks import Precond
 from edm_fast.plan import Prepared
 from edm_fast.plan.cache import prepared_for
+from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.plan.steps import StepTable
-from edm_fast.samplers.table import SolverTable
+from edm_fast.samplers.table import SolverTable, whole_steps
 
 # Modulation rows are made for as many evaluations as fit.
 _MODULATION_BYTES = 64 << 20
@@ -91,7 +92,7 @@ class PrecondEvaluation:
 
 
 class PlanEvaluation:
-    """A prepared network: the modulation rows of many evaluations come from one product, and F from one call."""
+    """A prepared network: the modulation rows of a `window` of evaluations come from one product, F from one call."""
 
     owns_input = False
     input_format = torch.channels_last
@@ -109,24 +110,36 @@ class PlanEvaluation:
         self._of_sample: torch.Tensor | None = None
         if class_labels is not None and prepared.label_dim:
             self._labels, self._of_sample = class_labels.unique(dim=0, return_inverse=True)
-        distinct = 1 if self._labels is None else self._labels.shape[0]
-        self._window = max(1, _MODULATION_BYTES // max(4 * distinct * prepared.columns, 1))
+        # Windows lie where they lie however the table is run: libraries sum differently for other numbers of rows.
+        each = whole_steps(table)[1]
+        fitting = _MODULATION_BYTES // max(4 * self.distinct * prepared.columns, 1)
+        self.window = min(max(each, fitting // each * each), table.evaluations)
         self._first = 0
         self._table: StepTable | None = None
 
     def __call__(self, net_input: torch.Tensor, index: int) -> torch.Tensor:
         if self._table is None or not self._first <= index < self._first + self._table.steps:
-            rows = self._modulations(self._c_noise[index : index + self._window])
-            self._first, self._table = index, StepTable(rows, self._of_sample if rows.shape[1] > 1 else None)
+            self._first = index // self.window * self.window
+            self._table = StepTable(*self.modulations(self._first))
         self._table.seek(index - self._first)
         return self._prepared.run(net_input, self._table)
 
-    def _modulations(self, c_noise: torch.Tensor) -> torch.Tensor:
-        """[evaluations, distinct labels, columns]."""
-        distinct = 1 if self._labels is None else self._labels.shape[0]
+    def modulations(self, first: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows [evaluations, distinct labels, columns] of the window from `first` on, and which each sample has."""
+        c_noise = self._c_noise[first : first + self.window]
         labels = None if self._labels is None else self._labels.repeat(len(c_noise), 1)
-        rows = self._prepared.modulation(c_noise.repeat_interleave(distinct), labels)
-        return rows.view(len(c_noise), distinct, -1)
+        rows = self._prepared.modulation(c_noise.repeat_interleave(self.distinct), labels)
+        return rows.view(len(c_noise), self.distinct, -1), self._of_sample if self.distinct > 1 else None
+
+    @property
+    def distinct(self) -> int:
+        """Number of distinct labels."""
+        return 1 if self._labels is None else self._labels.shape[0]
+
+    def plan(self, height: int, width: int) -> CapturedPlan | None:
+        """The plan, if its forwards are captured."""
+        plan = self._prepared.plan(height, width)
+        return plan if isinstance(plan, CapturedPlan) else None
 
 
 def runs_in_half(net: Precond, device: torch.device) -> bool:

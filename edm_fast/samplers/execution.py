@@ -9,6 +9,7 @@ import torch
 
 from edm_fast.ops.solver_step import solver_step
 from edm_fast.samplers.evaluation import Evaluation
+from edm_fast.samplers.replay import replay_steps
 from edm_fast.samplers.table import SolverTable
 
 
@@ -66,7 +67,13 @@ def execute(
     net_input = torch.empty_like(state[0], dtype=evaluation.input_dtype, memory_format=evaluation.input_format)
     last = table.evaluations
     model_output: torch.Tensor | None = None
-    for row in range(last + 1):
+
+    def report(index: int, x: torch.Tensor, denoised: torch.Tensor) -> None:
+        assert callback is not None
+        callback(Progress(int(table.step[index]), table.num_steps, float(table.sigma[index]), x, denoised))
+
+    row = 0
+    while True:
         observed = callback is not None and row > 0 and (row == 1 or table.step[row - 1] != table.step[row - 2])
         denoised = torch.empty_like(state[0]) if observed else None
         x = state[0].clone() if observed else None
@@ -89,15 +96,18 @@ def execute(
             denoised=denoised,
             backend=backend,
         )
-        if callback is not None and x is not None and denoised is not None:
-            step = int(table.step[row - 1])
-            callback(Progress(step, table.num_steps, float(table.sigma[row - 1]), x, denoised))
+        if x is not None and denoised is not None:
+            report(row - 1, x, denoised)
         if row == last:
             return state[0] if next_input is None else next_input
         assert next_input is not None
         net_input = next_input
+        if row == 0 and randn_like is None:
+            # The memory of a captured step is not the callback's to keep.
+            observer = None if callback is None else lambda index, x, d: report(index, x.clone(), d.clone())
+            row = replay_steps(table, evaluation, rows, state, net_input, seeds, observer)
         model_output = evaluation(net_input, row)
-    raise AssertionError("a table has a last row")
+        row += 1
 
 
 def _checked_noise(noise: object) -> torch.Tensor:

@@ -123,3 +123,15 @@ class TableBuilder:
             update[register] = form
         self._updates.append(update)
         self._entered.append(entered)
+
+
+def whole_steps(table: SolverTable) -> tuple[int, int]:
+    """(steps, evaluations in each): the leading steps that are alike, without the one of the last evaluation."""
+    step = table.step.tolist()
+    each, count = step.count(step[0]), 0
+    while (count + 1) * each < len(step):
+        first = count * each
+        if len(set(step[first : first + each])) != 1 or step[first + each] == step[first]:
+            break
+        count += 1
+    return count, each

@@ -184,6 +184,34 @@ def test_distinct_rows_need_to_know_their_samples():
         StepTable(table())
 
 
+def test_a_loaded_step_table_is_read_as_a_new_one():
+    rows = torch.randn(5, 3, 4)
+    of_sample = torch.tensor([2, 0])
+    steps = StepTable.empty(16, 4, 2, torch.device("cpu"))
+    for part in (rows, rows[2:, :2].contiguous()):
+        chosen = of_sample % part.shape[1]
+        steps.load(part, chosen)
+        for step in range(len(part)):
+            assert_same_bits(steps.read(), part[step, chosen])
+            steps.advance()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "of_sample"),
+    [
+        ("rows", torch.zeros(3, 3, 4), torch.zeros(2, dtype=torch.int64)),
+        ("rows", torch.zeros(3, 1, 5), torch.zeros(2, dtype=torch.int64)),
+        ("of_sample", torch.zeros(3, 2, 4), torch.zeros(3, dtype=torch.int64)),
+        ("of_sample", torch.zeros(3, 2, 4), None),
+    ],
+    ids=["too many", "too wide", "other samples", "nobody's"],
+)
+def test_a_step_table_refuses_what_does_not_fit(name, rows, of_sample):
+    steps = StepTable.empty(8, 4, 2, torch.device("cpu"))
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        steps.load(rows, of_sample)
+
+
 class FakeCapture:
     """Captures like CUDA: the function runs once, and a replay computes it again into the same memory."""
 
