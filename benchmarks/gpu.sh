@@ -1,20 +1,44 @@
 #!/usr/bin/env bash
-# Proves the CUDA code on a machine with a GPU, in stages that each fit in ten minutes:
+# Proves and measures the CUDA code on a machine with a GPU, in stages that each fit in ten minutes:
 #
-#   benchmarks/gpu.sh build      build the extension for the chip that is there
-#   benchmarks/gpu.sh test       every op and sampler test with the cuda backend, selfcheck, generate
-#   benchmarks/gpu.sh sanitize   compute-sanitizer on small shapes, after a planted bug that it must report
-#   benchmarks/gpu.sh            all of them, most valuable first
+#   benchmarks/gpu.sh build          build the extension for the chip that is there
+#   benchmarks/gpu.sh ceilings       rates of a copy and of a matrix product
+#   benchmarks/gpu.sh bits           noise equal to the CPU's; repeats and batch splits without a different bit
+#   benchmarks/gpu.sh tests          every test that runs on CUDA, selfcheck, generate
+#   benchmarks/gpu.sh images         sampling end to end against the reference sampler
+#   benchmarks/gpu.sh sanitize       compute-sanitizer on small shapes, after a planted bug that it must report
+#   benchmarks/gpu.sh ops            single ops against a copy of as many bytes
+#   benchmarks/gpu.sh networks ddpmpp [ncsnpp, adm, adm:64]     a forward against eager PyTorch and torch.compile
+#   benchmarks/gpu.sh sampling       the time from seeds to images
+#   benchmarks/gpu.sh summary        the figures so far
+#   benchmarks/gpu.sh [all]          all of them, most valuable first
+#   benchmarks/gpu.sh --dry-run …    what they would do, without a GPU
 #
+# Figures go into $OUT/gpu.json if OUT is set, and begin with those of an earlier call on the same kind of machine; else
+# into benchmarks/results/gpu.json. What follows the stage is passed on: see python benchmarks/gpu.py --help.
 # Needs Python with torch (CUDA), nvcc, cmake, ninja, and the packages of the test extra, and no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${OUT:-build/gpu}
-mkdir -p "$out"
+kept=benchmarks/results/gpu.json
+earlier=build/gpu/gpu.json
+mkdir -p build/gpu
+
+dry=
+if [ "${1:-}" = --dry-run ]; then
+    dry=--dry-run
+    shift
+fi
+stage=${1:-all}
+[ $# -eq 0 ] || shift
 
 capability() { python3 -c "import torch; a, b = torch.cuda.get_device_capability(); print(f'{a}{b}')"; }
 
 build() {
+    if [ -n "$dry" ]; then
+        echo "== build, which needs a GPU"
+        echo "would: build the extension with nvcc for the GPU's capability, warnings being errors; edm_fast info"
+        return
+    fi
     local chip
     chip=$(capability)
     [ "$chip" = 90 ] && chip=90a
@@ -23,50 +47,41 @@ build() {
     python3 -m edm_fast info
 }
 
-run_tests() {
-    python3 -m pytest tests/ops tests/samplers tests/networks tests/plan -p no:cacheprovider | tee "$out/tests.txt"
-    # A run that skipped the GPU proves nothing.
-    python3 - <<'PYTHON'
-import torch
-import edm_fast
-assert torch.cuda.is_available() and edm_fast.ops.backends.extension().cuda.architectures
-here = edm_fast.randn((3, 64, 64), range(64), 5, device="cuda").cpu()
-assert torch.equal(here, edm_fast.randn((3, 64, 64), range(64), 5)), "noise differs between CPU and CUDA"
-print("noise: equal bits on", torch.cuda.get_device_name())
-PYTHON
-    python3 -m edm_fast selfcheck | tee "$out/selfcheck.txt"
-    python3 -m edm_fast generate --device cuda --outdir "$out/images" --grid
-}
-
-sanitize() {
-    nvcc -arch=native -lineinfo -o "$out/planted" benchmarks/planted_bug.cu
-    if compute-sanitizer --tool memcheck --error-exitcode 9 "$out/planted" > "$out/planted.txt" 2>&1; then
-        echo "compute-sanitizer does not see a planted out-of-bounds write on this machine: nothing to learn from it"
-        return 0
+measure() {
+    if [ -n "$dry" ]; then
+        python3 benchmarks/gpu.py "$@" --dry-run
+    elif [ -n "${OUT:-}" ]; then
+        [ -e "$earlier" ] || [ ! -e "$kept" ] || cp "$kept" "$earlier"
+        local status=0
+        python3 benchmarks/gpu.py "$@" --output "$OUT/gpu.json" --earlier "$earlier" --logs "$OUT" || status=$?
+        [ ! -e "$OUT/gpu.json" ] || cp "$OUT/gpu.json" "$earlier"
+        return "$status"
+    else
+        python3 benchmarks/gpu.py "$@" --output "$kept"
     fi
-    grep -q "Invalid __global__ write" "$out/planted.txt" || {
-        echo "compute-sanitizer failed on the planted bug without naming it:"
-        tail -n 20 "$out/planted.txt"
-        return 0
-    }
-    for tool in memcheck racecheck initcheck synccheck; do
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            python3 -m pytest tests/ops -k "cuda and (by_hand or layouts or empty or own_noise or guard)" -p no:cacheprovider \
-            2>&1 | tee "$out/$tool.txt" | tail -n 5
-    done
 }
 
-case "${1:-all}" in
+everything() {
+    build
+    if [ -n "$dry" ]; then
+        measure all "$@"
+        return
+    fi
+    # A stage that fails does not keep the others from running.
+    local failed=
+    for one in ceilings bits tests images sanitize ops "networks ddpmpp" "networks ncsnpp" "networks adm" sampling; do
+        # shellcheck disable=SC2086
+        measure $one "$@" || failed="$failed, $one"
+    done
+    measure summary
+    [ -z "$failed" ] || {
+        echo "not all was well in: ${failed#, }"
+        return 1
+    }
+}
+
+case "$stage" in
     build) build ;;
-    test) run_tests ;;
-    sanitize) sanitize ;;
-    all) # not joined by &&, which would let a failing command inside pass
-        build
-        run_tests
-        sanitize
-        ;;
-    *)
-        echo "usage: benchmarks/gpu.sh [build|test|sanitize]" >&2
-        exit 2
-        ;;
+    all) everything "$@" ;;
+    *) measure "$stage" "$@" ;;
 esac

@@ -92,8 +92,10 @@ def machine() -> dict[str, str | int]:
 def revision() -> dict[str, str]:
     """The commit that is measured, with a plus if the tree differs from it, and the day."""
     describe = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    described = subprocess.run(describe, capture_output=True, text=True)
-    commit = described.stdout.strip() if described.returncode == 0 else "unknown"
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        commit = "unknown"
     return {"commit": commit, "date": datetime.date.today().isoformat()}
 
 

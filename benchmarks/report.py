@@ -40,10 +40,6 @@ plan's working memory with its scratch. Weights: of eager, the parameters; of ou
 
 OPS_TEXT = """The baseline is the fastest of those tried, whose name is given."""
 
-COUNTED_TEXT = (
-    """Counted from the plan, not timed: kernels per forward, and bytes that they read and write per image."""
-)
-
 
 def load(folder: Path, name: str) -> dict[str, Any] | None:
     path = folder / f"{name}.json"
@@ -195,33 +191,11 @@ def flat_section(title: str, command: str, text: str, data: dict[str, Any] | Non
     return [*parts, machine(data), table(header, lines)]
 
 
-def cuda_section(data: dict[str, Any] | None, counted: dict[str, Any] | None) -> list[str]:
-    parts = ["## CUDA", "### Networks, timed"]
-    if data is None:
-        lines = [[*label(row), NEVER, NEVER] for row in ROWS]
-        parts += [table(["Network", "Batch", "over eager", "over compiled"], lines)]
-    else:
-        entries = [(row, name, entry) for row, found in data["rows"].items() for name, entry in found.items()]
-        lines = []
-        for row, name, entry in entries:
-            times = [seconds(entry["baseline_s"]), seconds(entry["ours_s"])]
-            lines.append([*label(row), name, *times, f"{entry['ratio']:.2f} ({quartiles(entry)})", str(entry["pairs"])])
-        parts += [table(["Network", "Batch", "Comparison", "Baseline", "Ours", "Ratio", "Pairs"], lines)]
-    parts += ["### Networks, counted", COUNTED_TEXT]
-    if counted is None:
-        return [*parts, "Never counted."]
-    lines = []
-    for name, figures in counted["networks"].items():
-        launches, eager_launches = figures["launches"], figures["eager_launches"]
-        moved, eager_moved = figures["bytes_per_image"], figures["eager_bytes_per_image"]
-        counts = [str(eager_launches), str(launches), f"{eager_launches / launches:.1f}"]
-        lines.append([NETWORKS.get(name, name), *counts, size(eager_moved), size(moved), f"{eager_moved / moved:.1f}"])
-    header = "Network,Launches: eager,ours,ratio,Bytes per image: eager,ours,ratio"
-    return [*parts, table(header.split(","), lines)]
-
-
 def render(folder: Path = RESULTS) -> str:
     """The page for the JSON files of a folder."""
+    # Here, since it is made of the parts above.
+    import gpu_report
+
     parts = [
         INTRODUCTION,
         *machine_notes(load(folder, "machines")),
@@ -240,7 +214,7 @@ def render(folder: Path = RESULTS) -> str:
             "All that happens between two evaluations, against the paper's form in eager PyTorch.",
             load(folder, "sampler_overhead"),
         ),
-        *cuda_section(load(folder, "networks_cuda"), load(folder, "counted_cuda")),
+        *gpu_report.section(load(folder, "gpu"), load(folder, "counted_cuda")),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_configure(config: pytest.Config) -> None:
     # The tensors here are small: waking threads costs more than it saves. Tests about threads ask for them.
     torch.set_num_threads(1)
+    # References in float32 are float32: PyTorch lets cuDNN round to TF32 by default.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def tool(name: str) -> str:

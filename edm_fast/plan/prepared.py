@@ -29,7 +29,8 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
             packed again.
         dtype: storage of activations, float32, bfloat16 or float16. Sums are float32 in each, and so are products but
             for convolutions in bfloat16 on processors that multiply pairs of it (AVX512_BF16): there weights, and
-            what Winograd's forms multiply, are rounded to bfloat16.
+            what Winograd's forms multiply, are rounded to bfloat16. On CUDA the libraries' convolutions follow
+            `torch.backends.cudnn.allow_tf32`, which PyTorch sets.
         conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2x4", "winograd2" or "direct". Winograd's
             weights take 4×, 2.7× and 1.8× the memory of the direct form's. "auto" takes them where they err at most
             twice as much as eager PyTorch, and with bfloat16 products, where rounding adds up in the wider forms, takes

@@ -36,6 +36,10 @@ def write(folder: Path, name: str, data: dict[str, Any]) -> None:
     (folder / f"{name}.json").write_text(json.dumps(data))
 
 
+def gpu_rows() -> ModuleType:
+    return importlib.import_module("gpu_rows")
+
+
 def line_of(page: str, *cells: str) -> str:
     [line] = [line for line in page.splitlines() if line.startswith("| " + " | ".join(cells))]
     return line
@@ -50,10 +54,24 @@ def test_without_results_everything_is_never_measured(report, tmp_path):
     assert "Never counted." in page
     for row in report.ROWS:
         name, batch = report.label(row)
-        lines = [line for line in page.splitlines() if line.startswith(f"| {name} | {batch} |")]
-        assert len(lines) == 2
-        assert "not measured" in lines[0]
-        assert lines[1].count("never measured") == 2
+        [line, *_] = [line for line in page.splitlines() if line.startswith(f"| {name} | {batch} |")]
+        assert "not measured" in line
+
+
+def test_without_figures_of_a_gpu_each_of_them_is_never_measured(report, tmp_path):
+    _, _, section = report.render(tmp_path).partition("## CUDA")
+    assert "Nothing here has been timed: never measured." in section
+    for row in gpu_rows().ROWS:
+        line = line_of(section, *report.label(row), "never measured")
+        assert line.count("never measured") == 5
+        assert f"(wanted: {gpu_rows().TARGETS[report.parse_row(row)[1]]:g})" in line
+    for op in ("group_norm_silu", "resample", "solver_step"):
+        assert "never measured (wanted: 0.85)" in line_of(section, op)
+    assert "(wanted: 25.0 ms)" in line_of(section, "CIFAR-10 DDPM++", "1", "18", "eager")
+    for check in gpu_rows().CHECKS:
+        assert line_of(section, check) == f"| {check} | never measured |  |"
+    measured = [line for line in section.splitlines() if line.startswith("| ") and "| --- " not in line]
+    assert not any(unit in line.replace("25.0 ms", "") for line in measured for unit in (" ms ", " µs ", "/s |"))
 
 
 @pytest.mark.parametrize(
@@ -109,3 +127,102 @@ def test_figures_of_two_machines_do_not_mix(report, tmp_path):
     assert rows == {"adm:1": {"eager": {"ratio": 2.0}, "memory": {}}, "digits:1": {"eager": {"ratio": 3.0}}}
     with pytest.raises(ValueError, match="use another file"):
         harness.merge(path, "title", {**MACHINE, "threads": 4}, {})
+
+
+GPU = {"gpu": "a GPU", "driver": "1.2", "torch": "2", "cuda": "13.0", "cudnn": 91002, "edm_fast": "0"}
+COMMIT = {"commit": "abc1234", "date": "2030-01-01"}
+
+
+def gpu_page(report: ModuleType, folder: Path, rows: dict[str, Any]) -> str:
+    write(folder, "gpu", {"title": "CUDA", "machine": GPU, "rows": rows})
+    return report.render(folder).partition("## CUDA")[2]
+
+
+def test_networks_on_a_gpu_are_held_against_their_targets_and_the_floor(report, tmp_path):
+    compared = {**MATCHED, **COMMIT, "floor_share": 0.6, "graphs_skipped": 0}
+    given = {"rows_given_s": 0.05, **COMMIT}
+    wrong = {"match": False, "reason": "compiled is off by 0.5", **COMMIT}
+    rows = {
+        "ddpmpp:1": {
+            "plan": given,
+            "eager": {**compared, "ratio": 3.0},
+            "compiled": compared,
+        },
+        "adm:64": {"eager": compared, "compiled": {**compared, "ratio": 1.1}},
+        "adm:512": {"eager": compared, "compiled": wrong},
+        "ncsnpp:1": {"plan": {"match": False, "reason": "ours is off by 0.7", **COMMIT}},
+        "adm:7": {"plan": {**given, "captured": False}, "compiled": {**compared, "graphs_skipped": 1}},
+    }
+    page = gpu_page(report, tmp_path, rows)
+    assert "a GPU, driver 1.2; torch 2, CUDA 13.0, cuDNN 91002, edm_fast 0." in page
+    assert "| CIFAR-10 DDPM++ | 1 | 3.00 | **2.00** (met: 1.6) | 100 ms | 0.60 | 50.0 ms |" in page
+    assert "| ImageNet-64 ADM | 64 | 2.00 | 1.10 (**missed**: 1.15) | 100 ms | 0.60 | never measured |" in page
+    assert "| ImageNet-64 ADM | 512 | 2.00 | **no match** | 100 ms |" in page
+    assert "| ImageNet-64 ADM | 7 | never measured | 2.00 | 100 ms |" in page
+    assert line_of(page, "ImageNet-64 ADM", "7", "compiled; no CUDA graph: ours, compiled")
+    assert "| CIFAR-10 NCSN++ | 1 | **no match** | **no match** | never measured |" in page
+    assert "no: ours is off by 0.7" in line_of(page, "CIFAR-10 NCSN++", "1", "plan")
+    details = line_of(page, "ImageNet-64 ADM", "64", "compiled")
+    assert "| 200 ms | 100 ms | 1.10 (1.90 … 2.10) | 7 | yes (1.0e-06, 2.0e-06, 0.001) | abc1234 |" in details
+
+
+def test_ops_and_sampling_on_a_gpu_are_held_against_their_targets(report, tmp_path):
+    op = {**MATCHED, **COMMIT, "op": "resample", "bytes": 300_000_000_000, "ratio": 0.9, "target": 0.85}
+    free = {**op, "op": "randn", "target": None, "ratio": 0.3}
+    wrong = {"op": "residual", "match": False, "reason": "off by 0.5", **COMMIT}
+    image = {**MATCHED, **COMMIT, "ours_s": 0.02}
+    rows = {
+        "ops": {"resample up": op, "randn": free, "residual sum": wrong},
+        "sampling": {
+            "ddpmpp:1, eager": image,
+            "ddpmpp:1, compiled": {**image, "ours_s": 0.03},
+            "ddpmpp:64, eager": image,
+        },
+    }
+    page = gpu_page(report, tmp_path, rows)
+    assert (
+        "| resample up | 100 ms | 3.00 TB/s | **0.90** (met: 0.85) | 1.90 … 2.10 | 1.0e-06 of 0.001 | abc1234 |" in page
+    )
+    assert "| randn | 100 ms | 3.00 TB/s | 0.30 |" in page
+    assert "no: off by 0.5" in line_of(page, "residual sum")
+    assert "never measured (wanted: 0.85)" in line_of(page, "group_norm_silu")
+    assert "| CIFAR-10 DDPM++ | 1 | 18 | eager | 200 ms | 20.0 ms (met: 25.0 ms) | 2.00 | abc1234 |" in page
+    assert "| CIFAR-10 DDPM++ | 1 | 18 | compiled | 200 ms | 30.0 ms (**missed**: 25.0 ms) | 2.00 |" in page
+    assert "| CIFAR-10 DDPM++ | 64 | 18 | eager | 200 ms | 20.0 ms | 2.00 | abc1234 |" in page
+
+
+def test_rates_and_checks_on_a_gpu_are_shown(report, tmp_path):
+    bits = {"differing": 0, "elements": 100, "good": True, **COMMIT}
+    rows = {
+        "ceilings": {"copy": {"bytes_per_s": 4.3e12, **COMMIT}},
+        "tests": {
+            "pytest": {"tests": 9, "failures": 1, "errors": 1, "skipped": 2, "status": 1, "good": False, **COMMIT},
+            "generate": {"status": 0, "good": True, **COMMIT},
+        },
+        "bits": {
+            "noise": bits,
+            "splits": {**bits, "differing": 3, "good": False},
+            "network adm": {"repeats_differing": 0, "splits_differing": 7, "elements": 100, "error": 0.01, **COMMIT},
+        },
+        "images": {"adm, bfloat16": {"error": 0.02, "eager_error": 0.03, "error_bound": 0.1, "good": True, **COMMIT}},
+        "sanitize": {
+            "planted bug": {"seen": True, "message": "seen", **COMMIT},
+            "racecheck": {"kernels": "clean", "tests": "unfinished", "good": True, **COMMIT},
+        },
+    }
+    page = gpu_page(report, tmp_path, rows)
+    for line in (
+        "| Copy, bytes read and written | 4.3 TB/s | abc1234 |",
+        "| Matrix product in bfloat16 | never measured |  |",
+        "| tests: pytest | **bad**, 5 passed, 2 failed, 2 skipped | abc1234 |",
+        "| tests: selfcheck | never measured |  |",
+        "| tests: generate | status 0 | abc1234 |",
+        "| bits: noise | 0 of 100 elements differ | abc1234 |",
+        "| bits: splits | **bad**, 3 of 100 elements differ | abc1234 |",
+        "| bits: network adm | 0 elements differ in repeats, 7 of 100 in batch splits, off by 1.0e-02 | abc1234 |",
+        "| images: adm, bfloat16 | off by 2.0e-02, eager by 3.0e-02, 1.0e-01 allowed | abc1234 |",
+        "| images: adm, float32 | never measured |  |",
+        "| sanitize: planted bug | seen | abc1234 |",
+        "| sanitize: racecheck | kernels: clean, tests: unfinished | abc1234 |",
+    ):
+        assert line in page.splitlines()
