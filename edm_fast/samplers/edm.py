@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 
 from edm_fast.samplers import arguments, schedules
 from edm_fast.samplers.curves import Curve, LinearCurve, VECurve, fit_vp_curve, no_scaling, vp_scaling
-from edm_fast.samplers.evaluation import evaluation_of
 from edm_fast.samplers.execution import execute
+from edm_fast.samplers.guidance import guidance_of, guided
 from edm_fast.samplers.solvers import SOLVERS, Churn, ode_table
 from edm_fast.samplers.table import SolverTable
 
@@ -141,6 +141,10 @@ def edm_sampler(
     S_min: float = 0,
     S_max: float = math.inf,
     S_noise: float = 1,
+    *,
+    guidance: float = 1,
+    gnet: Any = None,
+    guidance_interval: Sequence[float] = (0, math.inf),
 ) -> torch.Tensor:
     """Algorithm 2 of the EDM paper: stochastic sampling with Heun's method; deterministic for S_churn = 0.
 
@@ -157,6 +161,7 @@ def edm_sampler(
         S_churn: amount of churn over all steps; S_churn/num_steps is cut at √2-1.
         S_min, S_max: noise levels between which churn acts.
         S_noise: factor on the noise that churn adds.
+        guidance, gnet, guidance_interval: as `sample` has them.
 
     Returns:
         float64 [N, C, H, W]. No gradients are recorded.
@@ -174,7 +179,7 @@ def edm_sampler(
         "S_max": S_max,
         "S_noise": S_noise,
     }
-    return _sample_table(net, latents, class_labels, randn_like, table_arguments)
+    return _sample_table(net, latents, class_labels, randn_like, table_arguments, guidance, gnet, guidance_interval)
 
 
 def ablation_sampler(
@@ -244,6 +249,9 @@ def _sample_table(
     class_labels: arguments.Labels,
     randn_like: Callable[[torch.Tensor], torch.Tensor],
     table_arguments: dict[str, Any],
+    guidance: float = 1,
+    gnet: Any = None,
+    guidance_interval: Sequence[float] = (0, math.inf),
 ) -> torch.Tensor:
     latents = arguments.check_latents(latents, net)
     if not callable(randn_like):
@@ -252,7 +260,8 @@ def _sample_table(
     label_dim = getattr(net, "label_dim", None)
     if class_labels is not None and label_dim is not None:
         rows = arguments.label_rows(class_labels, latents.shape[0], label_dim, latents.device, broadcast=True)
+    asked = guidance_of(net, rows, guidance, gnet, guidance_interval)
     table = edm_table(net, device=latents.device, **table_arguments)
     with torch.no_grad():
-        evaluation = evaluation_of(net, table, rows, latents.device, torch.float64)
-    return execute(table, evaluation, latents, randn_like=randn_like)
+        evaluation, guide = guided(net, asked, table, rows, latents.device, torch.float64)
+    return execute(table, evaluation, latents, randn_like=randn_like, guide=guide)

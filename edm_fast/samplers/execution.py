@@ -9,7 +9,8 @@ import torch
 
 from edm_fast.ops.solver_step import solver_step
 from edm_fast.samplers.evaluation import Evaluation
-from edm_fast.samplers.replay import replay_steps
+from edm_fast.samplers.guidance import Guide
+from edm_fast.samplers.replay import Run, replay_steps
 from edm_fast.samplers.table import SolverTable
 
 
@@ -45,6 +46,7 @@ def execute(
     randn_like: Callable[[torch.Tensor], torch.Tensor] | None = None,
     output_dtype: torch.dtype | None = None,
     callback: Callback | None = None,
+    guide: Guide | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """Run the table from `latents` (standard normal, [N, …]) and return the samples.
@@ -57,21 +59,26 @@ def execute(
             shape, dtype and device; the values in it mean nothing.
         output_dtype: dtype of the result; the state's if not given.
         callback: called once per step.
+        guide: a second network and its weight at each evaluation.
     """
     device = latents.device
     state = [latents.detach().to(state_dtype, copy=True, memory_format=torch.contiguous_format)]
     state += [torch.empty_like(state[0]) for _ in range(table.registers - 1)]
     if latents.shape[0] == 0:
         return state[0].to(output_dtype or state_dtype)
-    rows = torch.from_numpy(table.rows(evaluation.c_skip, evaluation.c_out, evaluation.c_in)).to(device)
+    second = None if guide is None else (guide.weight, guide.evaluation.c_skip, guide.evaluation.c_out)
+    coefficients = table.rows(evaluation.c_skip, evaluation.c_out, evaluation.c_in, guide=second)
+    rows = torch.from_numpy(coefficients).to(device)
     net_input = torch.empty_like(state[0], dtype=evaluation.input_dtype, memory_format=evaluation.input_format)
     last = table.evaluations
     model_output: torch.Tensor | None = None
+    guide_output: torch.Tensor | None = None
 
     def report(index: int, x: torch.Tensor, denoised: torch.Tensor) -> None:
         assert callback is not None
         callback(Progress(int(table.step[index]), table.num_steps, float(table.sigma[index]), x, denoised))
 
+    run: Run | None = None
     row = 0
     while True:
         observed = callback is not None and row > 0 and (row == 1 or table.step[row - 1] != table.step[row - 2])
@@ -90,6 +97,7 @@ def execute(
             rows,
             row,
             model_output=model_output,
+            guide_output=guide_output,
             seeds=seeds,
             noise=noise,
             net_input=next_input,
@@ -105,7 +113,13 @@ def execute(
         if row == 0 and randn_like is None:
             # The memory of a captured step is not the callback's to keep.
             observer = None if callback is None else lambda index, x, d: report(index, x.clone(), d.clone())
-            row = replay_steps(table, evaluation, rows, state, net_input, seeds, observer)
+            run = Run(table, evaluation, guide, rows, seeds, observer)
+        if run is not None:
+            row += replay_steps(run, row, state, net_input)
+        guide_output = None
+        if guide is not None and guide.takes_part(row):
+            # The network may write to its input.
+            guide_output = guide.evaluation(net_input.clone() if evaluation.owns_input else net_input, row)
         model_output = evaluation(net_input, row)
         row += 1
 

@@ -8,7 +8,7 @@ have as many evaluations, and the host does nothing between steps but launch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from edm_fast.plan.device import DevicePlan
 from edm_fast.plan.graphs import Capture, is_capturing, on_device
 from edm_fast.plan.steps import StepTable
 from edm_fast.samplers.evaluation import Evaluation, PlanEvaluation
+from edm_fast.samplers.guidance import Guide
 from edm_fast.samplers.table import SolverTable, whole_steps
 
 # Called with the index of a step's first evaluation, x and D there; both are written again by the next step.
@@ -31,8 +32,7 @@ class StepShape:
     Attributes:
         samples, registers, state_dtype: of the sampler's state.
         evaluations: in a step.
-        table_rows, modulation_rows: for how many there is room.
-        own_rows: every sample names its modulation row; else all share one.
+        table_rows: for how many there is room.
         seeded: noise comes from seeds.
         observed: x and D of the first evaluation are kept.
     """
@@ -42,18 +42,26 @@ class StepShape:
     state_dtype: torch.dtype
     evaluations: int
     table_rows: int
-    modulation_rows: int
-    own_rows: bool
     seeded: bool
     observed: bool
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """Room for `rows` modulation rows; `own_rows`: every sample names its own, else all share one."""
+
+    rows: int
+    own_rows: bool
 
 
 class CapturedStep:
     """A step of one shape: `begin`, `load` and `replay` in turn, `end`. A run holds `lock` until `release`."""
 
-    def __init__(self, plan: DevicePlan, shape: StepShape, capture: Capture) -> None:
+    def __init__(self, plans: Sequence[DevicePlan], shapes: Sequence[TableShape], shape: StepShape, capture: Capture):
+        """`plans`: of the network and, if there is one, of its guide, with the shapes of their modulation tables."""
         self.lock = threading.Lock()
-        self._plan, self._shape = plan, shape
+        self._plans, self._shape = plans, shape
+        plan = plans[0]
         source, device = plan.graph.input, plan.device
         extents = [shape.samples, source.channels, source.height, source.width]
         with torch.inference_mode(False), torch.no_grad():
@@ -64,9 +72,10 @@ class CapturedStep:
             self._rows = torch.zeros([shape.table_rows, ROW_SIZE], dtype=torch.float64, device=device)
             self._row = torch.zeros(1, dtype=torch.int64, device=device)
             self._seeds = torch.zeros(shape.samples, dtype=torch.int64, device=device) if shape.seeded else None
-            self._steps = StepTable.empty(
-                shape.modulation_rows, plan.graph.columns, shape.samples if shape.own_rows else None, device
-            )
+            self._steps = [
+                StepTable.empty(table.rows, plan.graph.columns, shape.samples if table.own_rows else None, device)
+                for plan, table in zip(plans, shapes, strict=True)
+            ]
             self._x = torch.zeros_like(self._state[0]) if shape.observed else None
             self._denoised = torch.zeros_like(self._state[0]) if shape.observed else None
             # Rows of zeros leave the state as it is, so that what a capture runs beforehand does nothing.
@@ -75,7 +84,10 @@ class CapturedStep:
 
     def _step(self) -> torch.Tensor:
         for evaluation in range(self._shape.evaluations):
-            output = self._plan.run(self._input, self._steps.read())
+            outputs: list[torch.Tensor | None] = [None, None]
+            for index, (plan, steps) in enumerate(zip(self._plans, self._steps, strict=True)):
+                outputs[index] = plan.run(self._input, steps.read())[:, : self._input.shape[1]]
+                steps.advance()
             if evaluation == 0 and self._x is not None:
                 self._x.copy_(self._state[0])
             solver_step(
@@ -83,32 +95,34 @@ class CapturedStep:
                 self._rows,
                 1 + evaluation,
                 row_offset=self._row,
-                model_output=output[:, : self._input.shape[1]],
+                model_output=outputs[0],
+                guide_output=outputs[1],
                 seeds=self._seeds,
                 net_input=self._input,
                 denoised=self._denoised if evaluation == 0 else None,
             )
-            self._steps.advance()
         self._row.add_(self._shape.evaluations)
         return self._input
 
-    def begin(
-        self, state: list[torch.Tensor], net_input: torch.Tensor, rows: torch.Tensor, seeds: torch.Tensor | None
-    ) -> None:
-        """Take over a sampler after its row 0."""
+    def begin(self, run: Run, first: int, state: list[torch.Tensor], net_input: torch.Tensor) -> None:
+        """Take over a sampler before its evaluation `first`."""
         if self._free is not None:
             self._free.wait()
         for own, register in zip(self._state, state, strict=True):
             own.copy_(register)
         self._input.copy_(net_input)
-        self._rows[: len(rows)].copy_(rows)
-        if self._seeds is not None and seeds is not None:
-            self._seeds.copy_(seeds)
-        self._row.zero_()
+        self._rows[: len(run.rows)].copy_(run.rows)
+        if self._seeds is not None and run.seeds is not None:
+            self._seeds.copy_(run.seeds)
+        self._row.fill_(first)
 
-    def load(self, rows: torch.Tensor, of_sample: torch.Tensor | None) -> None:
-        """Modulation rows [evaluations, distinct, columns] from the next evaluation on."""
-        self._steps.load(rows, of_sample)
+    def load(self, evaluations: Sequence[PlanEvaluation], index: int, begins: bool) -> None:
+        """Modulation rows for evaluation `index`, if it is the first of its window, or of this run."""
+        for evaluation, steps in zip(evaluations, self._steps, strict=True):
+            offset = index % evaluation.window
+            if begins or offset == 0:
+                steps.load(*evaluation.modulations(index - offset))
+                steps.seek(offset)
 
     def replay(self, index: int, observer: Observer | None) -> None:
         """Run the step whose first evaluation is `index`."""
@@ -129,50 +143,72 @@ class CapturedStep:
         self.lock.release()
 
 
-def replay_steps(
-    table: SolverTable,
-    evaluation: Evaluation,
-    rows: torch.Tensor,
-    state: list[torch.Tensor],
-    net_input: torch.Tensor,
-    seeds: torch.Tensor | None,
-    observer: Observer | None = None,
-) -> int:
-    """Run the leading steps of a sampler after its row 0, in place. How many evaluations that were.
+@dataclass(frozen=True)
+class Run:
+    """A sampler whose noise comes from seeds, or has none. `rows` are the table's, on the device."""
+
+    table: SolverTable
+    evaluation: Evaluation
+    guide: Guide | None
+    rows: torch.Tensor
+    seeds: torch.Tensor | None
+    observer: Observer | None
+
+    def alike(self, first: int) -> tuple[int, bool]:
+        """From evaluation `first` on: how many evaluations of whole steps all have the guide, or all have not."""
+        count, each = whole_steps(self.table)
+        part = [self.guide is not None and self.guide.takes_part(index) for index in range(self.table.evaluations)]
+        if first % each != 0 or first >= count * each:
+            return 0, False
+        end = first
+        while end < count * each and all(flag == part[first] for flag in part[end : end + each]):
+            end += each
+        return end - first, part[first]
+
+
+def replay_steps(run: Run, first: int, state: list[torch.Tensor], net_input: torch.Tensor) -> int:
+    """Run steps from evaluation `first` on, in place, as long as they are alike. How many evaluations that were.
 
     0 where nothing is replayed: on the CPU, for networks without a captured plan, within somebody's own capture, while
-    another thread runs the same captured step, and for tables of a single step.
+    another thread runs the same captured step, in the middle of a step, and for steps that the guide enters or leaves.
     """
-    count, each = whole_steps(table)
-    plan = evaluation.plan(*net_input.shape[2:]) if isinstance(evaluation, PlanEvaluation) and count > 0 else None
-    if plan is None or is_capturing(net_input):
+    number, with_guide = run.alike(first)
+    if number == 0 or is_capturing(net_input):
         return 0
-    assert isinstance(evaluation, PlanEvaluation)
+    evaluations = [run.evaluation]
+    if run.guide is not None and with_guide:
+        evaluations.append(run.guide.evaluation)
+    planned = [evaluation for evaluation in evaluations if isinstance(evaluation, PlanEvaluation)]
+    plans = [evaluation.plan(*net_input.shape[2:]) for evaluation in planned]
+    captured = [plan for plan in plans if plan is not None]
+    if len(captured) < len(evaluations):
+        return 0
     shape = StepShape(
         samples=net_input.shape[0],
         registers=len(state),
         state_dtype=state[0].dtype,
-        evaluations=each,
-        table_rows=room_for(table.evaluations + 1),
-        modulation_rows=room_for(evaluation.window * evaluation.distinct),
-        own_rows=evaluation.distinct > 1,
-        seeded=seeds is not None,
-        observed=observer is not None,
+        evaluations=whole_steps(run.table)[1],
+        table_rows=room_for(run.table.evaluations + 1),
+        seeded=run.seeds is not None,
+        observed=run.observer is not None,
     )
-    step = plan.captured(shape, lambda capture: CapturedStep(plan.plan, shape, capture))
+    tables = tuple(TableShape(room_for(each.window * each.distinct), each.distinct > 1) for each in planned)
+    device_plans = [plan.plan for plan in captured]
+    # Captured steps keep their plans, so that no other plan gets the identity of one of them.
+    key = (shape, tables, *map(id, device_plans))
+    step = captured[0].captured(key, lambda capture: CapturedStep(device_plans, tables, shape, capture))
     if step is None or not step.lock.acquire(blocking=False):
         return 0
-    with on_device(plan.plan.device):
+    with on_device(device_plans[0].device):
         try:
-            step.begin(state, net_input, rows, seeds)
-            for index in range(0, count * each, each):
-                if index % evaluation.window == 0:
-                    step.load(*evaluation.modulations(index))
-                step.replay(index, observer)
+            step.begin(run, first, state, net_input)
+            for index in range(first, first + number, shape.evaluations):
+                step.load(planned, index, index == first)
+                step.replay(index, run.observer)
             step.end(state, net_input)
         finally:
             step.release()
-    return count * each
+    return number
 
 
 def room_for(count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -16,8 +17,9 @@ from edm_fast.ops.tensors import seed_tensor
 from edm_fast.plan import Prepared
 from edm_fast.samplers import arguments
 from edm_fast.samplers.edm import edm_table
-from edm_fast.samplers.evaluation import evaluation_of, is_plain_precond, runs_in_half
+from edm_fast.samplers.evaluation import is_plain_precond, runs_in_half
 from edm_fast.samplers.execution import Callback, execute
+from edm_fast.samplers.guidance import guidance_of, guided
 from edm_fast.samplers.recovery import finite_images, in_batches
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ def sample(
     prepare: bool = True,
     progress: Callable[[int, int], object] | None = None,
     callback: Callback | None = None,
+    guidance: float = 1,
+    gnet: Any = None,
+    guidance_interval: Sequence[float] = (0, math.inf),
     **table_arguments: Any,
 ) -> torch.Tensor:
     """One image per seed, float32 [N, C, H, W] in the order of the seeds, not clamped.
@@ -57,6 +62,10 @@ def sample(
             kept with the network. Pass a prepared network to choose its dtype.
         progress: called with (images done, images in all) after each batch.
         callback: called with a `Progress` once per step of each batch.
+        guidance: w of D = D_g + w·(D − D_g); 1 is no guidance.
+        gnet: gives D_g: another network on the same device (autoguidance), which gets the labels if it takes any; by
+            default `net` without labels (classifier-free guidance).
+        guidance_interval: (low, high]; at other noise levels w is 1, and gnet is not evaluated.
         table_arguments: sigma_min, sigma_max, rho, discretization, schedule, scaling, alpha, S_churn, S_min, S_max,
             S_noise and the rest of `ablation_sampler`'s.
 
@@ -78,6 +87,9 @@ def sample(
     image_shape = _image_shape(net, shape)
     keys = seed_tensor(seeds, where)
     rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
+    if gnet is not None and arguments.net_device(gnet) not in (None, where):
+        raise ValueError(f"gnet: is on {arguments.net_device(gnet)}; the network is on {where}")
+    guidance_of(net, rows, guidance, gnet, guidance_interval)
     table = edm_table(net, device=where, num_steps=num_steps, solver=solver, **table_arguments)
 
     if isinstance(net, torch.nn.Module) and net.training:
@@ -99,7 +111,8 @@ def sample(
             with torch.no_grad():
                 latents = randn(image_shape, chosen_seeds, 0, dtype=state_dtype, device=where)
                 chosen_net = module if force_fp32 else net
-                evaluation = evaluation_of(chosen_net, table, labels, where, state_dtype, force_fp32, prepare)
+                asked = guidance_of(chosen_net, labels, guidance, gnet, guidance_interval)
+                evaluation, guide = guided(chosen_net, asked, table, labels, where, state_dtype, force_fp32, prepare)
             return execute(
                 table,
                 evaluation,
@@ -107,6 +120,7 @@ def sample(
                 state_dtype=state_dtype,
                 seeds=chosen_seeds,
                 output_dtype=torch.float32,
+                guide=guide,
                 callback=callback if len(chosen) == len(part_seeds) and not force_fp32 else None,
             )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edm_fast.ops.solver_step import (
+    DENOISED_FROM_GUIDE,
     DENOISED_FROM_MODEL,
     DENOISED_FROM_STATE,
     DRAW,
@@ -65,15 +66,30 @@ class SolverTable:
         written = np.any(self.updates != 0, axis=(0, 2))
         return 1 + int(np.max(np.nonzero(written)[0], initial=0))
 
-    def rows(self, c_skip: np.ndarray, c_out: np.ndarray, c_in: np.ndarray, output_scale: float = 1.0) -> np.ndarray:
+    def rows(
+        self,
+        c_skip: np.ndarray,
+        c_out: np.ndarray,
+        c_in: np.ndarray,
+        output_scale: float = 1.0,
+        guide: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """The rows that `solver_step` executes, float64 [E+1, 32], for a network with D = c_skip·x/s +
         c_out·F(c_in·x/s).
 
         c_skip, c_out, c_in: float64 [E]. The last row, after which there is no input to make, scales by `output_scale`.
+        guide: w, c_skip and c_out of a second network G with the same c_in; then D = w·D(F) + (1 − w)·D(G).
         """
         rows = np.zeros([self.evaluations + 1, ROW_SIZE])
-        rows[1:, DENOISED_FROM_STATE] = c_skip / self.scale
-        rows[1:, DENOISED_FROM_MODEL] = c_out
+        weight = np.ones(self.evaluations)
+        if guide is not None:
+            weight, guide_skip, guide_out = guide
+            # Where w is 1 the guide has no part, whatever its coefficients are.
+            part = np.where(weight == 1, 0.0, 1 - weight)
+            rows[1:, DENOISED_FROM_STATE] = part * guide_skip / self.scale
+            rows[1:, DENOISED_FROM_GUIDE] = part * guide_out
+        rows[1:, DENOISED_FROM_STATE] += weight * c_skip / self.scale
+        rows[1:, DENOISED_FROM_MODEL] = weight * c_out
         rows[:, UPDATE:NET_INPUT_SCALE] = self.updates.reshape(len(rows), -1)
         rows[:-1, NET_INPUT_SCALE] = c_in / self.scale
         rows[-1, NET_INPUT_SCALE] = output_scale

@@ -18,6 +18,7 @@ import edm_fast
 from edm_fast.plan import Prepared, prepare
 from edm_fast.plan import prepared as prepared_module
 from edm_fast.plan.graphs import CapturedPlan
+from edm_fast.plan.steps import StepTable
 from edm_fast.samplers import evaluation, execution, replay
 from edm_fast.samplers.edm import edm_table
 from edm_fast.samplers.replay import CapturedStep, room_for
@@ -58,8 +59,8 @@ def steps(monkeypatch):
     made = []
 
     class Recorded(CapturedStep):
-        def __init__(self, plan, shape, capture):
-            super().__init__(plan, shape, capture)
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             made.append(self)
 
     monkeypatch.setattr(replay, "CapturedStep", Recorded)
@@ -69,7 +70,7 @@ def steps(monkeypatch):
 def looped(net, *args, **options):
     """The same without captured steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "replay_steps", lambda *args: 0)
+        patch.setattr(execution, "replay_steps", lambda *arguments: 0)
         return edm_fast.sample(net, *args, **options)
 
 
@@ -116,10 +117,21 @@ def test_modulation_rows_come_in_windows(capture, monkeypatch):
     monkeypatch.setattr(evaluation, "_MODULATION_BYTES", 4 * 3 * net.columns * 5)
     expected = looped(net, SEEDS, [0, 1, 2], num_steps=12)
     loads = []
-    load = CapturedStep.load
-    monkeypatch.setattr(CapturedStep, "load", lambda self, *args: (loads.append(len(args[0])), load(self, *args)))
+    load = StepTable.load
+    monkeypatch.setattr(StepTable, "load", lambda self, *args: (loads.append(len(args[0])), load(self, *args)))
     assert_same_bits(edm_fast.sample(net, SEEDS, [0, 1, 2], num_steps=12), expected)
     assert loads == [4, 4, 4, 4, 4, 3]  # 23 evaluations, the last of which is none of the replays'
+
+
+@pytest.mark.parametrize("gnet", [None, tiny(seed=11)], ids=["without labels", "another network"])
+@pytest.mark.parametrize("interval", [(0, torch.inf), (0.4, 30.0), (0.5, 20.0)], ids=str)
+def test_guided_replays_give_the_loops_bits(capture, steps, gnet, interval):
+    net = prepare(tiny())
+    options = {"num_steps": 12, "S_churn": 3, "guidance": 2.0, "gnet": gnet, "guidance_interval": interval}
+    expected = looped(net, SEEDS, [0, 3, 1], **options)
+    assert_same_bits(edm_fast.sample(net, SEEDS, [0, 3, 1], **options), expected)
+    # One with the guide and, where there is an outside, one without.
+    assert len(steps) == (1 if interval[0] == 0 else 2)
 
 
 def test_callbacks_see_what_they_see_without(capture):
