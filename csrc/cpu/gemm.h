@@ -2,9 +2,9 @@
 //
 // A panel is kPanelVectors vectors of output channels wide (the last of a matrix may be narrower) and lies in memory as
 // [k][width]. A micro kernel keeps kPanelRows × kPanelVectors accumulators in registers. k runs in blocks of
-// block_depth terms, so that a block of a panel stays in the first-level cache while all rows pass over it; a block's
-// sums start from 0 and are added to C, which keeps the chains of roundings short. Each element of C goes through the
-// same operations whatever rows it is computed with.
+// Product::block_depth terms, so that a block of a panel stays in the first-level cache while all rows pass over it; a
+// block's sums start from 0 and are added to C, which keeps the chains of roundings short. Each element of C goes
+// through the same operations whatever rows it is computed with.
 //
 // Where factors are pairs of bfloat16, a float of A or of B stands for a pair, and k counts pairs.
 #pragma once
@@ -23,11 +23,6 @@ constexpr int kPanelVectors = 2;
 #endif
 constexpr int kPanelRows = 6;
 constexpr int kPanelWidth = kPanelVectors * kLanes;
-
-// Terms in a block. Short sums leave less room for the rounding of Winograd's transforms: they get shorter chains.
-EDM_FAST_INLINE int64_t block_depth(int64_t depth) {
-    return depth < 256 ? 32 : depth < 512 ? 64 : 128;
-}
 
 EDM_FAST_INLINE int64_t round_up(int64_t value, int64_t unit) {
     return (value + unit - 1) / unit * unit;
@@ -65,6 +60,8 @@ EDM_FAST_INLINE void pin(Vec& value) {
 struct Floats {
     using Factor = float;
     static constexpr int kPerFloat = 1;
+    // Terms in a block. Short sums leave less room for the rounding of Winograd's transforms: they get shorter chains.
+    static int64_t block_depth(int64_t depth) { return depth < 256 ? 32 : depth < 512 ? 64 : 128; }
     static __attribute__((always_inline)) Vec add_product(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
     static __attribute__((always_inline)) void write(float* to, Vec value) { store(to, value); }
 };
@@ -73,6 +70,8 @@ struct Floats {
 struct Pairs {
     using Factor = BFloat16;
     static constexpr int kPerFloat = 2;
+    // The factors have far larger errors than the sums.
+    static int64_t block_depth(int64_t) { return 128; }
     static __attribute__((always_inline)) Vec add_product(Vec a, Vec b, Vec sum) { return multiply_pairs(a, b, sum); }
     static __attribute__((always_inline)) void write(BFloat16* to, Vec value) { store_rounded(to, value); }
 };
@@ -185,7 +184,7 @@ static inline void panel_rows(const RowAt& row_at, int64_t rows, int64_t first_k
 template <class Product, class RowAt>
 static inline void multiply_panel(const RowAt& row_at, int64_t rows, int64_t depth, int vectors, const float* b,
                                   float* c, int64_t c_stride, bool accumulate, const float* next = nullptr) {
-    const int64_t deep = block_depth(depth);
+    const int64_t deep = Product::block_depth(depth);
     for (int64_t k = 0; k < depth; k += deep) {
         const int64_t block = depth - k < deep ? depth - k : deep;
         const float* part = b + k * vectors * kLanes;
