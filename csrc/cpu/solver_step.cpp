@@ -123,7 +123,6 @@ static void step_run(const SolverStepArgs& args, const double* row, const Uses& 
         if (row[kDenoisedFromGuide] != 0) form.add(row[kDenoisedFromGuide], view_run(args.guide_output, other[1]));
         evaluate(form, count, buffer[kDenoised]);
         term[kDenoised] = buffer[kDenoised];
-        if (args.denoised.data != nullptr) store(args.denoised, sample, args.pixels, first, count, term[kDenoised]);
     }
     if (uses.term[kNoise]) {
         if (args.noise.data == nullptr && args.seeds != nullptr) {
@@ -135,7 +134,7 @@ static void step_run(const SolverStepArgs& args, const double* row, const Uses& 
             term[kNoise] = view_run(args.noise, buffer[kNoise]);
         }
     }
-    // All registers are computed before the first is written: terms may lie in them.
+    // Everything is computed before the first tensor is written: terms may lie in them.
     LinearForm<State> forms[kRegisters];
     for (int i = 0; i < kRegisters; ++i) {
         for (int t = 0; t < kUpdateTerms; ++t) forms[i].add(row[kUpdate + i * kUpdateTerms + t], term[t]);
@@ -144,8 +143,9 @@ static void step_run(const SolverStepArgs& args, const double* row, const Uses& 
     if (args.net_input.data != nullptr) {
         const State* x = forms[0].size > 0 ? updated[0] : term[0];
         evaluate_terms<1>(LinearForm<State>{1, {State(row[kNetInputScale])}, {x}}, count, other[0]);
-        store(args.net_input, sample, args.pixels, first, count, other[0]);
     }
+    if (args.denoised.data != nullptr) store(args.denoised, sample, args.pixels, first, count, term[kDenoised]);
+    if (args.net_input.data != nullptr) store(args.net_input, sample, args.pixels, first, count, other[0]);
     for (int i = 0; i < kRegisters; ++i) {
         if (forms[i].size > 0 && args.state[i].data != nullptr) {
             store(args.state[i], sample, args.pixels, first, count, updated[i]);

@@ -71,7 +71,6 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
             load_quad(args.guide_output, sample, place, output);
             add_term(row[kDenoisedFromGuide], output, terms[kDenoised], empty);
         }
-        if (args.denoised.data != nullptr) store_quad(args.denoised, sample, place, terms[kDenoised]);
     }
     if ((used >> kNoise & 1u) != 0) {
         if (args.noise.data == nullptr && args.seeds != nullptr) {
@@ -84,6 +83,8 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
             load_quad(args.noise, sample, place, terms[kNoise]);
         }
     }
+    // Everything has been read: what is written may lie in it.
+    if (args.denoised.data != nullptr) store_quad(args.denoised, sample, place, terms[kDenoised]);
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
         const double* update = row + kUpdate + i * kUpdateTerms;

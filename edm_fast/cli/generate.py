@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from edm_fast import images
 from edm_fast.checkpoints import load_network, shipped_model
-from edm_fast.cli.options import Device, Folder, Number, SeedList
+from edm_fast.cli.options import Device, Folder, Interval, Number, SeedList, Shard
 from edm_fast.cli.output import GRID, ImageFolder
 from edm_fast.errors import CheckpointError
 from edm_fast.files import atomic_write
@@ -26,6 +26,7 @@ from edm_fast.networks import Precond
 from edm_fast.ops.backends import usable_device
 from edm_fast.samplers import edm_table, random_class, sample
 from edm_fast.samplers.edm import DISCRETIZATIONS, SCALINGS, SCHEDULES
+from edm_fast.samplers.guidance import guidance_of
 from edm_fast.samplers.solvers import SOLVERS
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,20 @@ _POSITIVE = Number(low=0, low_open=True)
 @click.option("--disc", type=click.Choice(DISCRETIZATIONS), default="edm", show_default=True, help="Noise levels.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="linear", show_default=True, help="sigma(t).")
 @click.option("--scaling", type=click.Choice(SCALINGS), default="none", show_default=True, help="s(t).")
+@click.option("--guidance", type=Number(), default=1, show_default=True, help="Weight w of D_g + w (D - D_g).")
+@click.option(
+    "--gnet",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Checkpoint that gives D_g.  [default: the network without a class]",
+)
+@click.option(
+    "--guidance_interval",
+    type=Interval(),
+    default="0,inf",
+    show_default=True,
+    help="LOW,HIGH: guidance at noise levels above the first, up to the second.",
+)
+@click.option("--shard", type=Shard(), help="I/N: every N-th seed, from the I-th on; I is 0 to N-1.")
 @click.option("--grid", is_flag=True, help="Also write a contact sheet, grid.png.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option(
@@ -77,15 +92,19 @@ def generate(
     dtype: str,
     steps: int,
     disc: str,
+    guidance: float,
+    gnet: Path | None,
+    guidance_interval: tuple[float, float],
+    shard: tuple[int, int] | None,
     **solver_options: Any,
 ) -> None:
     """Make one PNG per seed in OUTDIR.
 
     An image depends on its seed and the settings; noise and solver do not see --batch (the network's last bits may,
     see `edm-fast info`). A run that was interrupted goes on where it stopped. Under torchrun every rank makes its share
-    of the seeds.
+    of the seeds, and so does every process with a --shard of its own.
     """
-    rank, ranks = _rank()
+    rank, ranks = _share(shard)
     device = _own_device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # or every rank would also open the first device
@@ -110,7 +129,23 @@ def generate(
         edm_table(net, **options)
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from None
-    settings = {"network": file_hash, "class": class_idx, "dtype": dtype, "device": device.type, **options}
+    settings: dict[str, object] = {"network": file_hash, "class": class_idx, "dtype": dtype, "device": device.type}
+    settings |= options
+    if guidance == 1 and (gnet is not None or guidance_interval != (0, math.inf)):
+        raise click.UsageError("--gnet and --guidance_interval mean nothing without --guidance")
+    if guidance != 1:
+        second, second_hash = (None, None) if gnet is None else _load(gnet, device)
+        if second is None and not net.label_dim:
+            raise click.BadParameter("the network is unconditional; give a --gnet", param_hint="--guidance")
+        if second is not None:
+            second.use_fp16 = net.use_fp16
+        try:
+            labels = torch.zeros(1, net.label_dim) if net.label_dim else None
+            guidance_of(net, labels, guidance, second, guidance_interval)
+        except ValueError as error:
+            raise click.UsageError(f"--{error}") from None
+        settings |= {"guidance": guidance, "gnet": second_hash, "guidance_interval": guidance_interval}
+        options |= {"guidance": guidance, "gnet": second, "guidance_interval": guidance_interval}
 
     try:
         folder = ImageFolder(outdir, {name: str(value) for name, value in settings.items()}, subdirs)
@@ -133,8 +168,12 @@ def generate(
     click.echo(f"{len(mine)} images in {outdir}")
 
 
-def _rank() -> tuple[int, int]:
-    """This process's rank and the number of ranks, as torchrun sets them."""
+def _share(shard: tuple[int, int] | None) -> tuple[int, int]:
+    """This process's rank and the number of ranks: the shard's, or as torchrun sets them."""
+    if shard is not None:
+        if "WORLD_SIZE" in os.environ:
+            raise click.BadParameter("torchrun shares out the seeds already", param_hint="--shard")
+        return shard
     rank, ranks = _environment_number("RANK", 0), _environment_number("WORLD_SIZE", 1)
     if rank >= ranks:
         raise click.UsageError(f"RANK is {rank} and WORLD_SIZE is {ranks}: a rank is below the number of ranks")

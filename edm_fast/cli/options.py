@@ -60,6 +60,37 @@ class Number(click.ParamType):
         return number
 
 
+class Interval(click.ParamType):
+    """'0.2,5' → (0.2, 5.0), 0 ≤ low < high."""
+
+    name = "low,high"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = map(float, str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers such as 0.2,5", param, ctx)
+        if not 0 <= low < high:
+            self.fail(f"{value!r}: 0 <= low < high is needed", param, ctx)
+        return low, high
+
+
+class Shard(click.ParamType):
+    """'1/4' → (1, 4)."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
+        if match is None or int(match[1]) >= int(match[2]):
+            self.fail(f"{value!r} is not i/n with 0 <= i < n", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 class Device(click.ParamType):
     """'auto', 'cpu', 'cuda' or 'cuda:1'; auto is CUDA where this build and this machine have it."""
 

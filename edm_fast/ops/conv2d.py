@@ -217,9 +217,11 @@ def _run(
     cpu, threads = backends.kernels("cpu"), torch.get_num_threads()
     out_channels, in_channels, kernel, _ = weight.shape
     factors = DTYPE_CODES[torch.bfloat16 if pairs else torch.float32]
-    out = torch.empty((x.shape[0], out_channels, *size), dtype=x.dtype, memory_format=torch.channels_last)
+    shape = (x.shape[0], out_channels, *size)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     dense = weight.float().contiguous()
-    packed = torch.empty(cpu.conv2d_packed_size(in_channels, out_channels, kernel, algorithm, factors))
+    size_in_floats = cpu.conv2d_packed_size(in_channels, out_channels, kernel, algorithm, factors)
+    packed = torch.empty(size_in_floats, dtype=torch.float32, device="cpu")
     cpu.pack_conv2d(in_channels, out_channels, kernel, algorithm, factors, dense.data_ptr(), packed.data_ptr(), threads)
     # Copies, if any, must outlive the call.
     images = [

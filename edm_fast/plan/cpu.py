@@ -167,6 +167,8 @@ class CpuPlan:
         expected = (self.graph.input.channels, self.graph.input.height, self.graph.input.width)
         if x.dim() != 4 or tuple(x.shape[1:]) != expected:
             raise ValueError(f"x: got shape {list(x.shape)}; this plan needs [N, {', '.join(map(str, expected))}]")
+        if x.device.type != "cpu":
+            raise ValueError(f"x: is on {x.device}; this plan runs on the CPU")
         columns = self.graph.columns
         if modulation.dim() != 2 or modulation.shape[0] not in (1, x.shape[0]) or modulation.shape[1] != columns:
             raise ValueError(

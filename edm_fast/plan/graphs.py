@@ -24,17 +24,25 @@ Captured = TypeVar("Captured")
 Capture = Callable[[Function], tuple[Callable[[], object], torch.Tensor]]
 
 
+# A process captures one graph at a time, whatever the device.
+_capturing = threading.Lock()
+
+
 def capture_on_cuda(function: Function) -> tuple[Callable[[], object], torch.Tensor]:
     """Capture what `function` launches on the current device; it runs once before, to make what is made only once."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may allocate meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = function()
+    with _capturing:
+        # By default all captures of a process share a stream of the first one's device, and its workspaces.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                function()
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = function()
     return graph.replay, result
 
 
@@ -98,11 +106,18 @@ class CapturedPlan:
             if self._capture is None:
                 return None
             # Dropped first, so that its memory can be used.
-            while len(self._captured) >= self._most:
-                self._captured.popitem(last=False)
+            if len(self._captured) >= self._most:
+                self._drop(len(self._captured) - self._most + 1)
             try:
-                with on_device(self.plan.device):
-                    found = make(self._capture)
+                try:
+                    found = self._make(make, self._capture)
+                except torch.OutOfMemoryError:
+                    if not self._captured:
+                        raise
+                if found is None:
+                    # What earlier captures hold may be what is missing.
+                    self._drop(len(self._captured))
+                    found = self._make(make, self._capture)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -111,6 +126,25 @@ class CapturedPlan:
                 return None
             self._captured[key] = found
             return found
+
+    def _make(self, make: Callable[[Capture], Captured], capture: Capture) -> Captured:
+        with on_device(self.plan.device):
+            return make(capture)
+
+    def _drop(self, count: int) -> None:
+        """Forget the least recently used, once no stream uses their memory."""
+        on_cuda = self.plan.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.synchronize(self.plan.device)
+        for _ in range(count):
+            self._captured.popitem(last=False)
+        if on_cuda:
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Forget everything that was captured, once no stream uses its memory."""
+        with self._lock:
+            self._drop(len(self._captured))
 
 
 class _Captured:
@@ -125,7 +159,7 @@ class _Captured:
             self._x = torch.zeros(shape, dtype=plan.dtype, device=plan.device).contiguous(
                 memory_format=torch.channels_last
             )
-            self._rows = torch.zeros([rows, columns], device=plan.device)
+            self._rows = torch.zeros([rows, columns], dtype=torch.float32, device=plan.device)
             self._replay, self._result = capture(lambda: plan.run(self._x, self._rows))
             self._read = torch.cuda.Event() if plan.device.type == "cuda" else None
 

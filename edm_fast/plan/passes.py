@@ -52,7 +52,7 @@ def for_library_convolutions(graph: Graph) -> DeviceGraph:
     complete = _complete_images(operations, graph.output)
     operations = _sum_in_norms(operations, complete)
     device = graph.affines[0].weight.device
-    result = DeviceGraph(replace(graph, operations=[]), torch.zeros(graph.columns, device=device))
+    result = DeviceGraph(replace(graph, operations=[]), torch.zeros(graph.columns, dtype=torch.float32, device=device))
     biases = _Biases(result, complete)
     for operation in operations:
         biases.add(operation)
@@ -213,7 +213,10 @@ class _Biases:
         if not any(source in self._missing for source in sources):
             return None
         device = self._result.column_biases.device
-        parts = [self._missing.get(source, torch.zeros(source.channels, device=device)) for source in sources]
+        parts = [
+            self._missing.get(source, torch.zeros(source.channels, dtype=torch.float32, device=device))
+            for source in sources
+        ]
         return torch.cat(parts)
 
 

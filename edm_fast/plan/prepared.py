@@ -86,6 +86,9 @@ class Prepared:
         # The modulation stays for those who are about to use it: the next plan brings its own.
         with self._lock:
             if self._versions.changed(contents):
+                for plan in self._plans.values():
+                    if not isinstance(plan, CpuPlan):
+                        plan.close()
                 self._plans.clear()
 
     def plan(self, height: int, width: int) -> CpuPlan | CapturedPlan:

@@ -28,7 +28,7 @@ class StepTable:
         What has captured a `read` of it reads what is loaded later.
         """
         of_sample = None if samples is None else torch.zeros(samples, dtype=torch.int64, device=device)
-        return cls(torch.zeros([room, 1, columns], device=device), of_sample)
+        return cls(torch.zeros([room, 1, columns], dtype=torch.float32, device=device), of_sample)
 
     @staticmethod
     def _check(rows: torch.Tensor, of_sample: torch.Tensor | None) -> None:

@@ -105,7 +105,8 @@ class PlanEvaluation:
         )
         self.input_dtype = prepared.dtype
         self._prepared = prepared
-        self._c_noise = coefficients.c_noise
+        # Modulation rows are made where they are used, without waiting for a copy.
+        self._c_noise = coefficients.c_noise.to(prepared.device)
         self._labels: torch.Tensor | None = None
         self._of_sample: torch.Tensor | None = None
         if class_labels is not None and prepared.label_dim:

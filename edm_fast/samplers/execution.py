@@ -10,7 +10,7 @@ import torch
 from edm_fast.ops.solver_step import solver_step
 from edm_fast.samplers.evaluation import Evaluation
 from edm_fast.samplers.guidance import Guide
-from edm_fast.samplers.replay import Run, replay_steps
+from edm_fast.samplers.replay import Run, is_captured, replay_steps
 from edm_fast.samplers.table import SolverTable
 
 
@@ -110,7 +110,7 @@ def execute(
             return state[0] if next_input is None else next_input
         assert next_input is not None
         net_input = next_input
-        if row == 0 and randn_like is None:
+        if row == 0 and randn_like is None and backend is None and is_captured(evaluation, net_input):
             # The memory of a captured step is not the callback's to keep.
             observer = None if callback is None else lambda index, x, d: report(index, x.clone(), d.clone())
             run = Run(table, evaluation, guide, rows, seeds, observer)
@@ -118,8 +118,10 @@ def execute(
             row += replay_steps(run, row, state, net_input)
         guide_output = None
         if guide is not None and guide.takes_part(row):
-            # The network may write to its input.
-            guide_output = guide.evaluation(net_input.clone() if evaluation.owns_input else net_input, row)
+            # A network may write to its input, and return memory that its next call writes again: both may be one.
+            foreign = evaluation.owns_input or guide.evaluation.owns_input
+            guide_output = guide.evaluation(net_input.clone() if foreign else net_input, row)
+            guide_output = guide_output.clone() if foreign else guide_output
         model_output = evaluation(net_input, row)
         row += 1
 

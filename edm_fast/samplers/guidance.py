@@ -6,6 +6,8 @@ al. 2024) a weaker network; outside an interval of noise levels (Kynkäänniemi 
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -15,10 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from edm_fast.networks import Precond
 from edm_fast.plan import Prepared
+from edm_fast.plan.cache import prepared_for
 from edm_fast.samplers import arguments
 from edm_fast.samplers.evaluation import DenoiserEvaluation, Evaluation, evaluation_of
 from edm_fast.samplers.table import SolverTable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ def guidance_of(
         raise TypeError(f"gnet: got {type(gnet).__name__}; a network is needed")
     if weight == 1:
         return None
+    ours, theirs = arguments.net_device(net), arguments.net_device(gnet)
+    if ours is not None and theirs is not None and ours != theirs:
+        raise ValueError(f"gnet: is on {theirs}; the network is on {ours}")
+    if class_labels is not None and class_labels.dim() != 2:
+        raise ValueError(f"class_labels: got shape {tuple(class_labels.shape)}; guidance needs rows [N, label_dim]")
     if gnet is None:
         if class_labels is None or getattr(net, "label_dim", None) == 0:
             raise ValueError(f"guidance: {guidance} needs class_labels to move away from, or a gnet")
@@ -117,9 +128,18 @@ def guided(
     other = guidance.net.net if force_fp32 and isinstance(guidance.net, Prepared) else guidance.net
     guide = make(other, table, guidance.class_labels, *rest, force_fp32, prepare)
     if not _same_input(main, guide):
-        main = DenoiserEvaluation(net, table, class_labels, *rest)
-        guide = DenoiserEvaluation(other, table, guidance.class_labels, *rest)
+        logger.info("net and gnet take different inputs: each is evaluated as a denoiser, and no step is captured")
+        main = DenoiserEvaluation(_denoiser(net, device, force_fp32, prepare), table, class_labels, *rest)
+        guide = DenoiserEvaluation(_denoiser(other, device, force_fp32, prepare), table, guidance.class_labels, *rest)
     return main, Guide(guide, guidance.weights(table))
+
+
+def _denoiser(net: Any, device: torch.device, force_fp32: bool, prepare: bool) -> Callable[..., Any]:
+    """net(x, σ, labels) → D, prepared if that is allowed, in float32 if it must be."""
+    prepared = prepared_for(net, device, force_fp32) if prepare and not isinstance(net, Prepared) else None
+    if prepared is not None:
+        return prepared
+    return functools.partial(net, force_fp32=True) if force_fp32 and isinstance(net, Precond) else net
 
 
 def _same_input(main: Evaluation, guide: Evaluation) -> bool:

@@ -7,6 +7,7 @@ have as many evaluations, and the host does nothing between steps but launch.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,8 +140,13 @@ class CapturedStep:
     def release(self) -> None:
         """Let the next run have the memory, in the order of the current stream."""
         if self._free is not None:
-            self._free.record()
+            self._free.record(torch.cuda.current_stream(self._plans[0].device))
         self.lock.release()
+
+
+def is_captured(evaluation: Evaluation, net_input: torch.Tensor) -> bool:
+    """Whether the network's plan captures what it runs."""
+    return isinstance(evaluation, PlanEvaluation) and evaluation.plan(*net_input.shape[2:]) is not None
 
 
 @dataclass(frozen=True)
@@ -154,16 +160,23 @@ class Run:
     seeds: torch.Tensor | None
     observer: Observer | None
 
+    @functools.cached_property
+    def _steps(self) -> tuple[int, int]:
+        return whole_steps(self.table)
+
     def alike(self, first: int) -> tuple[int, bool]:
         """From evaluation `first` on: how many evaluations of whole steps all have the guide, or all have not."""
-        count, each = whole_steps(self.table)
-        part = [self.guide is not None and self.guide.takes_part(index) for index in range(self.table.evaluations)]
+        count, each = self._steps
         if first % each != 0 or first >= count * each:
             return 0, False
+        with_guide = self._has_guide(first)
         end = first
-        while end < count * each and all(flag == part[first] for flag in part[end : end + each]):
+        while end < count * each and all(self._has_guide(index) == with_guide for index in range(end, end + each)):
             end += each
-        return end - first, part[first]
+        return end - first, with_guide
+
+    def _has_guide(self, index: int) -> bool:
+        return self.guide is not None and self.guide.takes_part(index)
 
 
 def replay_steps(run: Run, first: int, state: list[torch.Tensor], net_input: torch.Tensor) -> int:
@@ -199,15 +212,15 @@ def replay_steps(run: Run, first: int, state: list[torch.Tensor], net_input: tor
     step = captured[0].captured(key, lambda capture: CapturedStep(device_plans, tables, shape, capture))
     if step is None or not step.lock.acquire(blocking=False):
         return 0
-    with on_device(device_plans[0].device):
-        try:
+    try:
+        with on_device(device_plans[0].device):
             step.begin(run, first, state, net_input)
             for index in range(first, first + number, shape.evaluations):
                 step.load(planned, index, index == first)
                 step.replay(index, run.observer)
             step.end(state, net_input)
-        finally:
-            step.release()
+    finally:
+        step.release()
     return number
 
 

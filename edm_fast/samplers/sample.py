@@ -87,18 +87,13 @@ def sample(
     image_shape = _image_shape(net, shape)
     keys = seed_tensor(seeds, where)
     rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
-    if gnet is not None and arguments.net_device(gnet) not in (None, where):
-        raise ValueError(f"gnet: is on {arguments.net_device(gnet)}; the network is on {where}")
     guidance_of(net, rows, guidance, gnet, guidance_interval)
     table = edm_table(net, device=where, num_steps=num_steps, solver=solver, **table_arguments)
 
     if isinstance(net, torch.nn.Module) and net.training:
         logger.warning("net: is in training mode, so dropout acts while sampling; net.eval() switches it off")
     module = net.net if isinstance(net, Prepared) else net
-    if isinstance(net, Prepared):
-        half = net.dtype != torch.float32
-    else:
-        half = is_plain_precond(net) and runs_in_half(net, where)
+    half = any(_runs_in_half(each, where) for each in (net, gnet if guidance != 1 else None))
 
     images = torch.empty([keys.shape[0], *image_shape], dtype=torch.float32, device=where)
 
@@ -128,6 +123,12 @@ def sample(
 
     in_batches(make, keys.shape[0], batch, progress)
     return images
+
+
+def _runs_in_half(net: Any, device: torch.device) -> bool:
+    if isinstance(net, Prepared):
+        return net.dtype != torch.float32
+    return is_plain_precond(net) and runs_in_half(net, device)
 
 
 def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:

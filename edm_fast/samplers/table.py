@@ -86,8 +86,8 @@ class SolverTable:
             weight, guide_skip, guide_out = guide
             # Where w is 1 the guide has no part, whatever its coefficients are.
             part = np.where(weight == 1, 0.0, 1 - weight)
-            rows[1:, DENOISED_FROM_STATE] = part * guide_skip / self.scale
-            rows[1:, DENOISED_FROM_GUIDE] = part * guide_out
+            rows[1:, DENOISED_FROM_STATE] = part * np.where(part == 0, 0.0, guide_skip) / self.scale
+            rows[1:, DENOISED_FROM_GUIDE] = part * np.where(part == 0, 0.0, guide_out)
         rows[1:, DENOISED_FROM_STATE] += weight * c_skip / self.scale
         rows[1:, DENOISED_FROM_MODEL] = weight * c_out
         rows[:, UPDATE:NET_INPUT_SCALE] = self.updates.reshape(len(rows), -1)

@@ -262,9 +262,54 @@ def test_ranks_share_the_seeds(tiny, tmp_path, monkeypatch):
     run(*arguments, "--grid", expect=2)
 
 
+def test_shards_share_the_seeds(tiny, tmp_path, monkeypatch):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-6", "--steps", 1]
+    made = []
+    for shard in ("0/3", "2/3", "1/3"):
+        run(*arguments, "--shard", shard)
+        made.append({int(path.stem) for path in tmp_path.glob("*.png")})
+    assert made == [{0, 3, 6}, {0, 2, 3, 5, 6}, set(range(7))]
+    run(*arguments, "--shard", "0/3", "--grid", expect=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "torchrun" in run(*arguments, "--shard", "0/3", expect=2)
+
+
+def test_guidance_without_a_class_and_with_another_network(tiny, tmp_path):
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    save_network(EDMPrecond(img_resolution=8, img_channels=3, **TINY), other)
+    arguments = ["--seeds", "1,2", "--steps", 4, "--guidance", 2, "--guidance_interval", "0.3,20"]
+    run("--outdir", tmp_path / "digits", "--class", 7, *arguments)
+    options = {"num_steps": 4, "guidance": 2, "guidance_interval": (0.3, 20)}
+    expected = images.to_bytes(edm_fast.sample(edm_fast.load(), [1, 2], [7, 7], **options))
+    assert np.array_equal(pixels(tmp_path / "digits" / "000001.png"), expected[0, :, :, 0])
+    run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", other, *arguments)
+    expected = images.to_bytes(edm_fast.sample(edm_fast.load(tiny), [1, 2], gnet=edm_fast.load(other), **options))
+    assert np.array_equal(pixels(tmp_path / "colour" / "000002.png"), expected[1])
+    # Other settings, other images; the same again, nothing to do.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "colour").glob("*.png")}
+    run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", other, *arguments)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", tiny, *arguments)
+    assert all(path.stat().st_mtime_ns != stamp for path, stamp in before.items())
+
+
+def test_guidance_of_an_unconditional_network_needs_another(tiny, tmp_path):
+    assert "--guidance" in run("--network", tiny, "--outdir", tmp_path / "o", "--guidance", 2, expect=2)
+    assert "gnet" in run("--outdir", tmp_path / "o", "--guidance", 2, "--gnet", tiny, expect=2)
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
+        (["--guidance", "inf"], "--guidance"),
+        (["--guidance_interval", "3"], "--guidance_interval"),
+        (["--guidance_interval", "3,2"], "--guidance_interval"),
+        (["--guidance_interval", "0,nan"], "--guidance_interval"),
+        (["--gnet", "nowhere.safetensors"], "--gnet"),
+        (["--shard", "3/3"], "--shard"),
+        (["--shard", "1"], "--shard"),
         (["--seeds", "1-"], "--seeds"),
         (["--seeds", "abc"], "--seeds"),
         (["--seeds", ""], "--seeds"),

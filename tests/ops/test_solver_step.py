@@ -244,6 +244,29 @@ def test_missing_registers_read_as_nan_and_are_not_written(backend, device):
     assert kept.isnan().all()
 
 
+def test_what_is_written_may_lie_in_what_is_read(backend, device):
+    """`denoised` and `net_input` in what the row reads and does not write, element on element."""
+    generator = torch.Generator().manual_seed(3)
+    values = [torch.randn(2, 3, 5, generator=generator, dtype=torch.float64) for _ in range(4)]
+    row = torch.zeros(1, ROW_SIZE, dtype=torch.float64)
+    row[0, DENOISED_FROM_STATE], row[0, DENOISED_FROM_MODEL], row[0, NET_INPUT_SCALE] = 0.5, 2.0, 0.25
+    row[0, UPDATE : UPDATE + UPDATE_TERMS] = torch.tensor([0.5, -1.5, 0, 0, 3.0, 0.75])
+
+    def run(alias):
+        x, kept, output, noise = (value.clone().to(device) for value in values)
+        written = {"denoised": torch.empty_like(x), "net_input": torch.empty_like(x), **alias(kept, output, noise)}
+        solver_step([x, kept], row.to(device), 0, model_output=output, noise=noise, backend=backend, **written)
+        return [x.clone(), *(tensor.clone() for tensor in written.values())]
+
+    apart = run(lambda kept, output, noise: {})
+    for alias in (
+        lambda kept, output, noise: {"denoised": kept, "net_input": output},
+        lambda kept, output, noise: {"denoised": noise, "net_input": kept},
+    ):
+        for actual, expected in zip(run(alias), apart, strict=True):
+            assert_same_bits(actual, expected)
+
+
 def test_nan_stays_in_its_element(backend, device):
     step = Step((2, 3, 4, 4), device)
     step.tensors["model_output"][1, 2, 3, 0] = torch.nan

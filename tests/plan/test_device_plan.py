@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from conftest import cuda_usable
+from tiny_networks import tiny
 from tolerance import SAMPLER_FLOAT32, assert_as_exact_as_eager, assert_same_bits, relative_error
 
 import edm_fast
@@ -289,6 +290,40 @@ def test_too_little_memory_for_a_capture_is_the_callers_to_know():
     x, *rest = inputs()
     with pytest.raises(torch.OutOfMemoryError):
         captured.run(x, modulation(*rest))
+
+
+def test_earlier_captures_make_room():
+    """Memory that runs out at the third capture, and suffices again once the others are gone."""
+    fake = FakeCapture()
+
+    def capture(function):
+        if fake.captures == 2 and captured._captured:
+            raise torch.OutOfMemoryError("full")
+        return fake(function)
+
+    captured, modulation = captured_plan(capture)
+    row = modulation(*[tensor[:1] for tensor in inputs()[1:]])
+    for samples in (1, 2, 3):
+        x = inputs(samples=samples)[0]
+        assert_same_bits(captured.run(x, row), captured.plan.run(x, row))
+    assert list(captured._captured) == [(3, 1)]
+
+
+def test_another_default_dtype_changes_nothing(on_device):
+    options = {"num_steps": 3, "class_labels": [1, 2]}
+    expected = edm_fast.sample(prepare(tiny()), [1, 2], **options)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        net = tiny().float()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    net.load_state_dict(tiny().state_dict())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        actual = edm_fast.sample(prepare(net), [1, 2], **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_bits(actual, expected)
 
 
 def test_images_of_another_shape_are_refused():

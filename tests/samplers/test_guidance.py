@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from tiny_networks import tiny
@@ -132,6 +133,29 @@ def test_a_network_that_writes_to_its_input_does_not_reach_the_guide():
     options = {"num_steps": 5, "guidance": 2}
     ours = edm_fast.sample(Writing(0.5), SEEDS, gnet=Writing(0.8), **options)
     assert_same_bits(ours, edm_fast.sample(Counting(0.5), SEEDS, gnet=Counting(0.8), **options))
+
+
+def test_a_network_that_returns_the_same_memory_each_time():
+    class Static(Counting):
+        memory = torch.empty(3, 3, 8, 8, dtype=torch.float64)
+
+        def __call__(self, x, sigma, class_labels=None):
+            shift = 0 if class_labels is None else class_labels.mean()
+            return self.memory.copy_(super().__call__(x, sigma) + shift)
+
+    labels = torch.full([3, 4], 0.25)
+    ours = edm_fast.sample(Static(0.5), SEEDS, labels, 5, guidance=3)
+    truth = expected(Guided(Counting(0.5), Counting(0.5), 1), num_steps=5)
+    # Guidance moves by w·shift what the labels alone would move by the shift.
+    assert_same_bits(ours, edm_fast.sample(lambda x, s, c: Static(0.5)(x, s) + 0.75, SEEDS, labels, 5, shape=(3, 8, 8)))
+    assert relative_error(ours, truth.float()) > 0.01
+
+
+def test_rows_of_guidance_stay_finite_where_the_guide_has_no_part():
+    table = edm_table(None, num_steps=2)
+    ones = np.ones(table.evaluations)
+    rows = table.rows(ones, ones, ones, guide=(ones, ones * np.inf, ones * np.nan))
+    np.testing.assert_array_equal(rows, table.rows(ones, ones, ones))
 
 
 @pytest.mark.parametrize(

@@ -245,10 +245,10 @@ def test_room_is_the_next_power_of_two():
 
 @pytest.mark.skipif(not cuda_usable(), reason="no CUDA device, or no CUDA kernels in this build")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("S_churn", [0, 4])
-def test_on_cuda_replays_give_the_loops_bits(dtype, S_churn, caplog):
+@pytest.mark.parametrize("more", [{}, {"S_churn": 4}, {"guidance": 2.0, "guidance_interval": (0.5, 20.0)}], ids=str)
+def test_on_cuda_replays_give_the_loops_bits(dtype, more, caplog):
     net = prepare(edm_fast.load(device="cuda"), dtype=dtype)
-    options = {"class_labels": [1, 2, 3], "num_steps": 18, "S_churn": S_churn}
+    options = {"class_labels": [1, 2, 3], "num_steps": 18, **more}
     expected = looped(net, SEEDS, **options)
     for _ in range(2):
         assert_same_bits(edm_fast.sample(net, SEEDS, **options), expected)
