@@ -1,0 +1,1 @@
+"""Other packages' interfaces, executed by this one. Nothing here changes those packages."""
