@@ -7,6 +7,7 @@ import logging
 import click
 
 import edm_fast
+from edm_fast.cli.convert import convert
 from edm_fast.cli.generate import generate
 from edm_fast.cli.info import info
 from edm_fast.cli.selfcheck import selfcheck
@@ -20,5 +21,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (generate, train, info, selfcheck):
+for command in (generate, train, convert, info, selfcheck):
     main.add_command(command)

@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from edm_fast import images
-from edm_fast.checkpoints import load_network, shipped_model
+from edm_fast.checkpoints import load, shipped_model
+from edm_fast.cli.network import NetworkFile
 from edm_fast.cli.options import Device, Folder, Interval, Number, SeedList, Shard
 from edm_fast.cli.output import GRID, ImageFolder
 from edm_fast.errors import CheckpointError
@@ -37,8 +38,8 @@ _POSITIVE = Number(low=0, low_open=True)
 @click.command()
 @click.option(
     "--network",
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="Checkpoint file.  [default: the shipped digits]",
+    type=NetworkFile(),
+    help="Checkpoint, a file or an https URL.  [default: the shipped digits]",
 )
 @click.option("--outdir", type=Folder(), default="out", show_default=True, help="Where the images go.")
 @click.option("--seeds", type=SeedList(), default="0-63", show_default=True, help="Seeds, such as 1,2,5-10.")
@@ -60,7 +61,7 @@ _POSITIVE = Number(low=0, low_open=True)
 @click.option("--guidance", type=Number(), default=1, show_default=True, help="Weight w of D_g + w (D - D_g).")
 @click.option(
     "--gnet",
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    type=NetworkFile(),
     help="Checkpoint that gives D_g.  [default: the network without a class]",
 )
 @click.option(
@@ -201,7 +202,7 @@ def _load(network: Path | None, device: torch.device) -> tuple[Precond, str]:
     """The network and the hash of its file."""
     try:
         with nullcontext(network) if network is not None else shipped_model() as path:
-            return load_network(path, device=device), _hash(path)
+            return load(path, device=device), _hash(path)
     except CheckpointError as error:
         raise click.ClickException(str(error)) from None
 

@@ -1,21 +1,29 @@
-"""`edm-fast info`: what is built, what runs here, and why."""
+"""`edm-fast info`: what is built, what runs here, and why; or what a checkpoint is and holds."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import torch
 
 import edm_fast
+from edm_fast.checkpoints.description import describe
+from edm_fast.cli.network import NetworkFile
+from edm_fast.errors import CheckpointError
 from edm_fast.ops.backends import cuda_state, extension
 
 
 @click.command()
-def info() -> None:
-    """Show the build, the devices, and which backend is chosen and why."""
-    rows = list(_rows())
+@click.argument("file", type=NetworkFile(), required=False)
+def info(file: Path | None) -> None:
+    """Show the build, the devices, and which backend is chosen and why; or, of a checkpoint FILE, what is in it."""
+    try:
+        rows = list(_rows()) if file is None else describe(file)
+    except CheckpointError as error:
+        raise click.ClickException(str(error)) from None
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:{width}}  {value}")

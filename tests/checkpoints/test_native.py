@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from edm_fast.checkpoints.native import build_network, load_network, save_network
+from edm_fast.checkpoints.arguments import build_network
+from edm_fast.checkpoints.native import load_network, save_network
 from edm_fast.errors import CheckpointError
 from edm_fast.networks import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
 
