@@ -89,10 +89,12 @@ def test_signatures_are_the_public_ones():
     shared = "net latents class_labels randn_like num_steps sigma_min sigma_max rho"
     churn = "S_churn S_min S_max S_noise"
     ablation = "solver discretization schedule scaling epsilon_s C_1 C_2 M alpha"
-    assert list(inspect.signature(edm_sampler).parameters) == f"{shared} {churn}".split()
+    guidance = "guidance gnet guidance_interval"
+    assert list(inspect.signature(edm_sampler).parameters) == f"{shared} {churn} {guidance}".split()
     assert list(inspect.signature(ablation_sampler).parameters) == f"{shared} {ablation} {churn}".split()
     for mine, theirs in ((edm_sampler, reference.edm_sampler), (ablation_sampler, reference.ablation_sampler)):
-        defaults = [parameter.default for parameter in inspect.signature(mine).parameters.values()]
+        parameters = inspect.signature(mine).parameters.values()
+        defaults = [parameter.default for parameter in parameters if parameter.kind != parameter.KEYWORD_ONLY]
         assert defaults == [parameter.default for parameter in inspect.signature(theirs).parameters.values()]
 
 
