@@ -83,8 +83,8 @@ def test_without_a_gpu_a_dry_run_says_what_it_would_do(load, monkeypatch, capsys
     assert not (tmp_path / "none.json").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_a_stage_is_refused(load, tmp_path):
+def test_without_a_gpu_a_stage_is_refused(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="^--device: "):
         load("gpu").main(["ceilings", "--output", str(tmp_path / "gpu.json"), "--logs", str(tmp_path)])
 

@@ -84,6 +84,7 @@ def test_hostile_files_cost_little(tmp_path):
     for path, content in zip(paths, files.values(), strict=True):
         path.write_bytes(content)
     slowness, results = measured(*paths)
+    # Seconds here are a bound on what an attacker may cost, in processor time and far above what a refusal takes.
     for name, path, result in zip(files, paths, results, strict=True):
         assert result["error"] is not None, name
         assert result["bytes"] - path.stat().st_size < 256 * 2**20, (name, result)
@@ -106,7 +107,6 @@ def test_a_good_file_costs_little_more_than_its_size(tmp_path):
         print(f"{name}: {path.stat().st_size:,} bytes, {result}, {slowness:.1f} times slower than nominal")  # noqa: T201
         assert result["error"] is None
         assert result["bytes"] < 1.3 * path.stat().st_size, (name, result)
-        assert result["seconds"] < 5 * slowness
 
 
 @pytest.mark.skipif("EDM_FAST_LARGE" not in os.environ, reason="writes 1.2 GB; set EDM_FAST_LARGE to run it")

@@ -220,7 +220,7 @@ def test_a_whole_pipeline_is_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.skipif(not cuda_usable(), reason="no CUDA device, or no CUDA kernels in this build")
-def test_a_gpu_gives_the_same_with_a_generator_of_the_cpu():
+def test_on_cuda_a_generator_of_the_cpu_gives_the_same():
     expected = run(EDMHeunScheduler(**CHURN), LATENTS, generator=seeded())
     actual = run(EDMHeunScheduler(**CHURN), LATENTS.cuda(), generator=seeded())
     assert actual.device.type == "cuda"
