@@ -120,17 +120,16 @@ def guided(
 
     Where the two would not take the same input, as with different sigma_data or dtypes, both denoise x/s itself.
     """
-    make: Callable[..., Evaluation] = evaluation_of
-    rest = (device, state_dtype)
-    main = make(net, table, class_labels, *rest, force_fp32, prepare)
+    main = evaluation_of(net, table, class_labels, device, state_dtype, force_fp32, prepare)
     if guidance is None:
         return main, None
     other = guidance.net.net if force_fp32 and isinstance(guidance.net, Prepared) else guidance.net
-    guide = make(other, table, guidance.class_labels, *rest, force_fp32, prepare)
+    guide = evaluation_of(other, table, guidance.class_labels, device, state_dtype, force_fp32, prepare)
     if not _same_input(main, guide):
         logger.info("net and gnet take different inputs: each is evaluated as a denoiser, and no step is captured")
-        main = DenoiserEvaluation(_denoiser(net, device, force_fp32, prepare), table, class_labels, *rest)
-        guide = DenoiserEvaluation(_denoiser(other, device, force_fp32, prepare), table, guidance.class_labels, *rest)
+        denoisers = [_denoiser(each, device, force_fp32, prepare) for each in (net, other)]
+        main = DenoiserEvaluation(denoisers[0], table, class_labels, device, state_dtype)
+        guide = DenoiserEvaluation(denoisers[1], table, guidance.class_labels, device, state_dtype)
     return main, Guide(guide, guidance.weights(table))
 
 
