@@ -133,6 +133,8 @@ static void multiply_chunk(const Conv2dArgs& args, const Layout& layout, const P
             accumulate = true;
         }
     }
+    // Without channels there were no products.
+    if (!accumulate) std::fill_n(sums, count * width, 0.0f);
 }
 
 template <class T>

@@ -214,6 +214,13 @@ def test_an_empty_batch(algorithm):
     assert conv2d(draw(0, 16, 8, 8), draw(4, 16, 3, 3), algorithm=algorithm).shape == (0, 4, 8, 8)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_without_input_channels_the_rest_is_left(kernel):
+    bias = draw(20)
+    out = conv2d(draw(2, 0, 7, 5), draw(20, 0, kernel, kernel), bias, scale=0.5, algorithm="direct")
+    assert_same_bits(out, (bias * 0.5)[None, :, None, None].expand(2, 20, 7, 5))
+
+
 @pytest.mark.parametrize("algorithm", ["library", *ALGORITHMS])
 def test_gradients(algorithm):
     case = Case((2, 16, 24, 6, 6))
