@@ -253,3 +253,23 @@ def test_on_cuda_replays_give_the_loops_bits(dtype, more, caplog):
     for _ in range(2):
         assert_same_bits(edm_fast.sample(net, SEEDS, **options), expected)
     assert not caplog.records
+
+
+@pytest.mark.skipif(not cuda_usable(), reason="no CUDA device, or no CUDA kernels in this build")
+def test_on_cuda_captures_outlive_those_that_were_dropped():
+    """More shapes than a plan keeps; those left, and the first again, must not use what went with the others."""
+    net = prepare(edm_fast.load(device="cuda"))
+    for batch in (*range(1, 12), 11, 10, 1):
+        seeds = range(batch)
+        assert_same_bits(edm_fast.sample(net, seeds, num_steps=4), looped(net, seeds, num_steps=4))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+def test_on_cuda_each_device_captures_its_own():
+    images = {
+        device: edm_fast.sample(prepare(edm_fast.load(device=device)), SEEDS, num_steps=4)
+        for device in ("cuda:0", "cuda:1")
+    }
+    for device, found in images.items():
+        assert found.device == torch.device(device)
+        assert_same_bits(found, looped(prepare(edm_fast.load(device=device)), SEEDS, num_steps=4))
