@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from types import TracebackType
 from typing import Any
 from unittest import mock
 
@@ -175,11 +176,37 @@ class Row:
             }
 
 
+class Attempt:
+    """A context in which figures are measured and kept under (row, name).
+
+    A mismatch is kept in their place; what else may fail on a device is said. `good`: it came to figures.
+    """
+
+    def __init__(self, run: Run, row: str, name: str, what: str) -> None:
+        self._run, self._row, self._name, self._what = run, row, name, what
+        self.good = False
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.good = error is None
+        if isinstance(error, MismatchError):
+            print(f"{self._what}: no match, no time: {error}")
+            self._run.keep(self._row, self._name, {"match": False, "reason": str(error)})
+            return True
+        if isinstance(error, RuntimeError):  # out of memory, or a compiler that gives up
+            print(f"{self._what}: not measured: {error}")
+            return True
+        return False
+
+
 def measure_row(run: Run, row: str, rates: Ceilings) -> bool:
     """Measure, print and keep what belongs to a row. Whether all of it came to a figure."""
     print(f"{row}: float64 first", flush=True)
-    good = True
-    try:
+    with Attempt(run, row, "plan", "  plan") as planned:
         measured = Row(run, row)
         plan = measured.plan(rates)
         run.keep(row, "plan", plan)
@@ -187,28 +214,18 @@ def measure_row(run: Run, row: str, rates: Ceilings) -> bool:
         print(
             f"  floor {plan['floor_s'] * 1e3:.4g} ms, ours with rows given {plan['rows_given_s'] * 1e3:.4g} ms{graphs}"
         )
-    except MismatchError as error:
-        print(f"  no match, no time: {error}")
-        run.keep(row, "plan", {"match": False, "reason": str(error)})
+    if not planned.good:
         return False
-    except RuntimeError as error:
-        print(f"  not measured: {error}")
-        return False
+    good = True
     for name in BASELINES:
-        try:
+        with Attempt(run, row, name, f"  {name}") as compared:
             entry = measured.compare(name, plan["floor_s"])
             print(f"  {name}: {entry['baseline_s'] * 1e3:.4g} ms, ours {entry['ours_s'] * 1e3:.4g} ms: ", end="")
             print(f"{entry['ratio']:.2f} ({entry['ratio_low']:.2f} … {entry['ratio_high']:.2f})", flush=True)
             if entry["graphs_skipped"]:
                 print(f"  {name}: went without CUDA graphs {entry['graphs_skipped']} times")
             run.keep(row, name, entry)
-        except MismatchError as error:
-            print(f"  {name}: no match, no time: {error}")
-            run.keep(row, name, {"match": False, "reason": str(error)})
-            good = False
-        except RuntimeError as error:  # out of memory, or a compiler that gives up
-            print(f"  {name}: not measured: {error}")
-            good = False
+        good &= compared.good
         release(run.device)
     return good
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import variants
 from gpu_cases import Source
-from gpu_networks import DTYPE, Forward, baseline, eager, release
+from gpu_networks import DTYPE, Attempt, Forward, baseline, eager, release
 from gpu_rows import BASELINES, PRECISIONS, SAMPLING_ROWS, SAMPLING_STEPS, SAMPLING_TARGETS_S
 from gpu_run import Run, cudnn, self_timing
 from harness import paired
@@ -165,19 +165,13 @@ def measure_row(run: Run, row: str, num_steps: int = SAMPLING_STEPS) -> bool:
     bound = max(ERROR_BOUNDS["bfloat16"], _OVER_EAGER * eager_error)
     good = True
     for kind in BASELINES:
-        try:
+        with Attempt(run, "sampling", f"{row}, {kind}", f"{row}, {kind}") as attempt:
             with baseline(kind, half) as forward:
                 entry = _compare(run, row, subject, prepared, Denoiser(half, forward, DTYPE), bound)
             run.keep("sampling", f"{row}, {kind}", {**entry, "num_steps": num_steps})
             print(f"{row}, {num_steps} steps: {kind} {entry['baseline_s'] * 1e3:.4g} ms, ours ", end="")
             print(f"{entry['ours_s'] * 1e3:.4g} ms: {entry['ratio']:.2f}", flush=True)
-        except MismatchError as error:
-            print(f"{row}, {kind}: no match, no time: {error}")
-            run.keep("sampling", f"{row}, {kind}", {"match": False, "reason": str(error)})
-            good = False
-        except RuntimeError as error:  # out of memory, or a compiler that gives up
-            print(f"{row}, {kind}: not measured: {error}")
-            good = False
+        good &= attempt.good
         release(run.device)
     return good
 

@@ -50,13 +50,15 @@ EDM_FAST_INLINE Vec fma(Vec a, Vec b, Vec c) {
 }
 
 #if defined(__AVX512F__)
-// Processors with AVX512_BF16 only. Written as assembly, since the rest of the file must run on others too.
+// These two are for processors with AVX512_BF16 only. Written as assembly, since the rest must run on others too.
+//
 // c + a[2i] · b[2i] + a[2i + 1] · b[2i + 1], the vectors taken as pairs of bfloat16; subnormal numbers count as 0.
 EDM_FAST_INLINE Vec multiply_pairs(Vec a, Vec b, Vec c) {
     asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
     return c;
 }
 
+// Rounded to the nearest; subnormal numbers become 0.
 EDM_FAST_INLINE void store_rounded(BFloat16* to, Vec value) {
     __m256i halves;
     asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(value));
