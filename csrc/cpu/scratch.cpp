@@ -1,6 +1,7 @@
 #include "scratch.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <new>
 
@@ -23,6 +24,18 @@ struct Block {
 
 thread_local Block held;
 
+// Says how much was wanted, in the words of PyTorch's allocator.
+class OutOfMemory : public std::bad_alloc {
+public:
+    explicit OutOfMemory(std::size_t bytes) {
+        std::snprintf(text_, sizeof text_, "can't allocate %zu bytes of working memory", bytes);
+    }
+    const char* what() const noexcept override { return text_; }
+
+private:
+    char text_[80];
+};
+
 }  // namespace
 
 void use_huge_pages(void* memory, std::size_t bytes) {
@@ -43,7 +56,7 @@ void* scratch(std::size_t bytes) {
         const std::size_t unit = bytes < kHugePage ? 4096 : kHugePage;
         const std::size_t rounded = (bytes + unit - 1) / unit * unit;
         held.memory = std::aligned_alloc(unit, rounded);
-        if (held.memory == nullptr) throw std::bad_alloc();
+        if (held.memory == nullptr) throw OutOfMemory(rounded);
         use_huge_pages(held.memory, rounded);
         held.bytes = rounded;
     }

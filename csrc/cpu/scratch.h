@@ -6,7 +6,7 @@
 namespace edm_fast::cpu {
 
 // At least `bytes` bytes, aligned to 64, contents undefined; valid until the calling thread's next call. Memory is
-// freed when the thread ends. Throws std::bad_alloc.
+// freed when the thread ends. Throws std::bad_alloc with the size that was wanted.
 void* scratch(std::size_t bytes);
 
 // Asks the system for large pages in [memory, memory + bytes), before the memory is written; a wish, which may be

@@ -20,14 +20,17 @@ from edm_fast import images
 from edm_fast.checkpoints import load, shipped_model
 from edm_fast.cli.network import NetworkFile
 from edm_fast.cli.options import Device, Folder, Interval, Number, SeedList, Shard
-from edm_fast.cli.output import GRID, ImageFolder
+from edm_fast.cli.output import GRID, ImageFolder, OtherSettingsError
 from edm_fast.errors import CheckpointError
 from edm_fast.files import atomic_write
 from edm_fast.networks import Precond
 from edm_fast.ops.backends import usable_device
-from edm_fast.samplers import edm_table, random_class, sample
+from edm_fast.ops.tensors import seed_tensor
+from edm_fast.samplers import edm_table, sample
 from edm_fast.samplers.edm import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from edm_fast.samplers.guidance import guidance_of
+from edm_fast.samplers.noise import RNGS, random_classes
+from edm_fast.samplers.recovery import in_batches
 from edm_fast.samplers.solvers import SOLVERS
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,14 @@ _POSITIVE = Number(low=0, low_open=True)
     help="LOW,HIGH: guidance at noise levels above the first, up to the second.",
 )
 @click.option("--shard", type=Shard(), help="I/N: every N-th seed, from the I-th on; I is 0 to N-1.")
+@click.option(
+    "--rng",
+    type=click.Choice(RNGS),
+    default="philox",
+    show_default=True,
+    help="The noise: ours, or that of a torch generator per seed, as NVlabs/edm makes it.",
+)
+@click.option("--debug-overflow", is_flag=True, help="Name the first layer of a network that overflows in 16 bits.")
 @click.option("--grid", is_flag=True, help="Also write a contact sheet, grid.png.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option(
@@ -97,13 +108,15 @@ def generate(
     gnet: Path | None,
     guidance_interval: tuple[float, float],
     shard: tuple[int, int] | None,
+    rng: str,
+    debug_overflow: bool,
     **solver_options: Any,
 ) -> None:
     """Make one PNG per seed in OUTDIR.
 
     An image depends on its seed and the settings; noise and solver do not see --batch (the network's last bits may,
-    see `edm-fast info`). A run that was interrupted goes on where it stopped. Under torchrun every rank makes its share
-    of the seeds, and so does every process with a --shard of its own.
+    see `edm-fast info`). A run that was interrupted goes on where it stopped; other settings need another folder. Under
+    torchrun every rank makes its share of the seeds, and so does every process with a --shard of its own.
     """
     rank, ranks = _share(shard)
     device = _own_device(device)
@@ -131,7 +144,7 @@ def generate(
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from None
     settings: dict[str, object] = {"network": file_hash, "class": class_idx, "dtype": dtype, "device": device.type}
-    settings |= options
+    settings |= {**options, "rng": rng}
     if guidance == 1 and (gnet is not None or guidance_interval != (0, math.inf)):
         raise click.UsageError("--gnet and --guidance_interval mean nothing without --guidance")
     if guidance != 1:
@@ -149,18 +162,23 @@ def generate(
         options |= {"guidance": guidance, "gnet": second, "guidance_interval": guidance_interval}
 
     try:
-        folder = ImageFolder(outdir, {name: str(value) for name, value in settings.items()}, subdirs)
+        folder = ImageFolder(outdir, settings, subdirs)
         mine = seeds[rank::ranks]
         todo = folder.missing(mine)
         if len(todo) < len(mine):
             logger.info("%d of %d images are already in %s", len(mine) - len(todo), len(mine), outdir)
+        options |= {"rng": rng, "debug_overflow": debug_overflow}
         with tqdm(total=len(todo), unit="image", disable=None) as bar:
-            for start in range(0, len(todo), batch):
-                part = todo[start : start + batch]
-                _make(net, part, class_idx, options, folder)
-                bar.update(len(part))
+            in_batches(
+                lambda part: _make(net, todo[part], class_idx, options, folder),
+                len(todo),
+                batch,
+                lambda done, _: bar.update(done - bar.n),
+            )
         if grid:
             _write_grid(folder, seeds)
+    except OtherSettingsError as error:
+        raise click.BadParameter(str(error), param_hint="--outdir") from None
     except OSError as error:
         name = error.filename or outdir
         raise click.ClickException(f"cannot write {name}: {error.strerror or error}") from None
@@ -217,9 +235,13 @@ def _hash(path: Path) -> str:
 
 def _make(net: Precond, seeds: list[int], class_idx: int | None, options: dict[str, Any], folder: ImageFolder) -> None:
     labels = None
-    if net.label_dim:
-        labels = [random_class(seed, net.label_dim) if class_idx is None else class_idx for seed in seeds]
-    made = sample(net, seeds, labels, batch=len(seeds), **options)
+    if net.label_dim and class_idx is not None:
+        labels = [class_idx] * len(seeds)
+    elif net.label_dim:
+        keys = seed_tensor(seeds, next(net.parameters()).device)
+        shape = (net.img_channels, net.img_resolution, net.img_resolution)
+        labels = random_classes(keys, net.label_dim, options["rng"], shape)
+    made = sample(net, seeds, labels, batch=None, **options)
     folder.write(seeds, map(images.png_bytes, images.to_bytes(made)))
 
 

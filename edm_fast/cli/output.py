@@ -1,9 +1,9 @@
 """A folder of generated images that survives any interruption.
 
-Every image is written to a temporary file, synced and renamed, and then noted in `manifest.jsonl`: a line with its
-seed, the SHA-256 of its bytes and a digest of the settings that made it. A later run with the same settings makes only
-what is missing or damaged. Several ranks may share a folder: lines are appended whole, and each rank makes its own
-seeds.
+The first line of `manifest.jsonl` holds the settings that all images of the folder are made with; a run with others is
+refused. Every image is written to a temporary file, synced and renamed, and then noted there with its seed and the
+SHA-256 of its bytes, so a later run makes only what is missing or damaged. Several ranks may share a folder: lines are
+appended whole, and each rank makes its own seeds.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edm_fast.files import atomic_write, remove_leftovers
 
@@ -20,22 +21,37 @@ MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
 
 
-class ImageFolder:
-    """Images named {seed:06d}.png under `outdir`, in folders of a thousand with `subdirs`."""
+class OtherSettingsError(ValueError):
+    """The folder's images were made with other settings."""
 
-    def __init__(self, outdir: Path, settings: dict[str, object], subdirs: bool) -> None:
+
+class ImageFolder:
+    """Images named {seed:06d}.png under `outdir`, in folders of a thousand with `subdirs`.
+
+    Args:
+        settings: what the images depend on, by name.
+
+    Raises OtherSettingsError if there are images of other settings; nothing is written then.
+    """
+
+    def __init__(self, outdir: Path, settings: Mapping[str, object], subdirs: bool) -> None:
         self.outdir = outdir
         self.subdirs = subdirs
-        encoded = json.dumps(settings, sort_keys=True).encode()
-        self.settings = hashlib.sha256(encoded).hexdigest()[:16]
-        outdir.mkdir(parents=True, exist_ok=True)
+        wanted = {name: str(value) for name, value in settings.items()}
+        if self._settings() is None:
+            outdir.mkdir(parents=True, exist_ok=True)
+            self._append([json.dumps({"settings": wanted})])
+        # Of two runs that begin at once the one whose line came first has the folder.
+        there = self._settings()
+        if there != wanted:
+            raise OtherSettingsError(f"{outdir} holds images of other settings: {_difference(there or {}, wanted)}")
 
     def path(self, seed: int) -> Path:
         folder = self.outdir / f"{seed - seed % 1000:06d}" if self.subdirs else self.outdir
         return folder / f"{seed:06d}.png"
 
     def missing(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds whose image is not there, was made with other settings, or is not what was written.
+        """The seeds whose image is not there, or is not what was written.
 
         Removes the temporary files that a killed run left of them.
         """
@@ -52,8 +68,7 @@ class ImageFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as file:
                 file.write(data)
-            record = {"seed": seed, "sha256": hashlib.sha256(data).hexdigest(), "settings": self.settings}
-            lines.append(json.dumps(record))
+            lines.append(json.dumps({"seed": seed, "sha256": hashlib.sha256(data).hexdigest()}))
         self._append(lines)
 
     def _append(self, lines: list[str]) -> None:
@@ -67,21 +82,40 @@ class ImageFolder:
         finally:
             os.close(descriptor)
 
-    def _noted(self) -> dict[int, str]:
-        """seed → SHA-256, for images made with these settings. Later runs may have overwritten them: the hash tells."""
-        noted: dict[int, str] = {}
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """The lines that make sense; an interruption may have cut some short."""
         manifest = self.outdir / MANIFEST
         if not manifest.exists():
-            return noted
+            return
         for line in manifest.read_text(errors="replace").splitlines():
             try:
                 record = json.loads(line)
-                seed, sha256, settings = record["seed"], record["sha256"], record["settings"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(seed, int) and isinstance(sha256, str) and settings == self.settings:
+            if isinstance(record, dict):
+                yield record
+
+    def _settings(self) -> dict[str, str] | None:
+        """Those of the folder, noted before its first image; None if there are none."""
+        return next(
+            (record["settings"] for record in self._records() if isinstance(record.get("settings"), dict)), None
+        )
+
+    def _noted(self) -> dict[int, str]:
+        """seed → SHA-256 of the image that was written last."""
+        noted: dict[int, str] = {}
+        for record in self._records():
+            seed, sha256 = record.get("seed"), record.get("sha256")
+            if isinstance(seed, int) and isinstance(sha256, str):
                 noted[seed] = sha256
         return noted
+
+
+def _difference(there: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    names = [name for name in {**there, **wanted} if there.get(name) != wanted.get(name)]
+    return ", ".join(
+        f"{name} is {there.get(name, 'not set')} there and {wanted.get(name, 'not set')} here" for name in names
+    )
 
 
 def _hash_file(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from edm_fast.samplers.edm import ablation_sampler, edm_sampler, edm_table
 from edm_fast.samplers.execution import Progress
-from edm_fast.samplers.sample import random_class, sample
+from edm_fast.samplers.noise import random_class
+from edm_fast.samplers.sample import sample
 
 __all__ = ["Progress", "ablation_sampler", "edm_sampler", "edm_table", "random_class", "sample"]

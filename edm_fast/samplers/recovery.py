@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import enum
 import logging
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from edm_fast.networks import Precond
+from edm_fast.plan import Prepared
+
 logger = logging.getLogger(__name__)
+
+_UNITS = {"bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4}
 
 
 def in_batches(
-    make: Callable[[slice], None],
+    make: Callable[[slice], object],
     count: int,
     batch: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
     """Call make(part) for consecutive parts of range(count), `batch` at a time; halved if memory does not suffice.
 
-    Calls progress(done, count) after each part. MemoryError if a part of one does not fit.
+    Calls progress(done, count) after each part. MemoryError if a part of one does not fit, with the bytes it wanted.
     """
     done = 0
     while done < count:
@@ -31,7 +39,9 @@ def in_batches(
             if not _is_out_of_memory(error):
                 raise
             if part.stop - part.start == 1:
-                raise MemoryError(f"batch: a single image does not fit in memory: {error}") from error
+                wanted = _bytes_wanted(str(error))
+                size = "" if wanted is None else f"; {wanted} bytes more were needed"
+                raise MemoryError(f"batch: a single image does not fit in memory{size}: {error}") from error
             batch = (part.stop - part.start) // 2
             logger.warning("out of memory with %d images at a time; going on with %d", part.stop - part.start, batch)
             continue
@@ -45,32 +55,71 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
+def _bytes_wanted(message: str) -> int | None:
+    """The size that an allocator could not give, as PyTorch's and ours write it."""
+    found = re.search(r"allocate ([0-9.]+) (bytes|[KMGT]iB)", message)
+    return None if found is None else int(float(found[1]) * 1024 ** _UNITS[found[2].lower()])
+
+
+class Precision(enum.Enum):
+    """How images are made: as the caller asked, in float32, or as asked but layer by layer."""
+
+    GIVEN = enum.auto()
+    FLOAT32 = enum.auto()
+    LAYERS = enum.auto()
+
+    def of(self, net: Any) -> Any:
+        """The network to use. Layers, and float32, are those of the network that was prepared."""
+        if self is Precision.GIVEN or not isinstance(net, Prepared):
+            return net
+        if self is Precision.FLOAT32 or not isinstance(net.net, Precond):
+            return net.net
+        layers = copy.copy(net.net)  # the dtype is the copy's own, the layers are shared
+        layers.compute_dtype = net.dtype
+        return layers
+
+
 def finite_images(
-    make: Callable[[torch.Tensor, bool], torch.Tensor], seeds: torch.Tensor, net: Any, half: bool
+    make: Callable[[torch.Tensor, Precision], torch.Tensor],
+    seeds: torch.Tensor,
+    nets: Sequence[Any],
+    half: bool,
+    debug: bool = False,
 ) -> torch.Tensor:
     """Images for all seeds, none of them with NaN or infinity.
 
-    make(chosen, force_fp32) gives the images of the seeds at the indices `chosen`. If the network runs in float16
-    (`half`), those that are not finite, and no others, are made again in float32.
+    make(chosen, how) gives the images of the seeds at the indices `chosen`. If a network runs in 16 bits (`half`),
+    those that are not finite, and no others, are made again in float32; with `debug` the first layer that overflowed
+    is reported.
 
     Raises FloatingPointError with the seeds of the images that are still not finite, and the first layer that broke.
     """
     everything = torch.arange(len(seeds), device=seeds.device)
-    images = make(everything, False)
+    images = make(everything, Precision.GIVEN)
     broken = everything[_not_finite(images)]
     if len(broken) and half:
-        logger.warning("%d images overflowed in 16 bits and are made again in float32", len(broken))
-        images[broken] = make(broken, True)
+        layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.LAYERS)) if debug else None
+        logger.warning(
+            "%d images overflowed in 16 bits and are made again in float32: seeds %s%s",
+            len(broken), _listed(seeds[broken]), _in_layer(layer),
+        )  # fmt: skip
+        images[broken] = make(broken, Precision.FLOAT32)
         broken = everything[_not_finite(images)]
     if len(broken):
-        named = [seed % 2**64 for seed in seeds[broken].tolist()]
-        listed = ", ".join(map(str, named[:10])) + (" …" if len(named) > 10 else "")
-        layer = first_bad_layer(net, lambda: make(broken[:1], True))
+        layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.FLOAT32))
         raise FloatingPointError(
-            f"net: gave NaN or infinity for {len(named)} of {len(images)} images: seeds {listed}"
-            + (f"; first in layer {layer}" if layer else "")
+            f"net: gave NaN or infinity for {len(broken)} of {len(images)} images: seeds {_listed(seeds[broken])}"
+            + _in_layer(layer)
         )
     return images
+
+
+def _listed(seeds: torch.Tensor) -> str:
+    return ", ".join(str(seed % 2**64) for seed in seeds[:10].tolist()) + (" …" if len(seeds) > 10 else "")
+
+
+def _in_layer(layer: str | None) -> str:
+    return "" if layer is None else f"; first in layer {layer}"
 
 
 def _not_finite(images: torch.Tensor) -> torch.Tensor:
@@ -81,11 +130,11 @@ class _Found(Exception):
     """Ends a run at the first layer whose output is not finite."""
 
 
-def first_bad_layer(net: Any, run: Callable[[], object]) -> str | None:
-    """The name of the first layer of `net` whose output is not finite during run(); None if there is none."""
-    if not isinstance(net, torch.nn.Module):
-        return None
+def first_bad_layer(nets: Sequence[Any], run: Callable[[], object]) -> str | None:
+    """The name of the first layer of the network whose output is not finite during run(); None if there is none.
 
+    A second network is the one that guides; its layers' names begin with "gnet.".
+    """
     here = threading.get_ident()
 
     def hook(name: str) -> Callable[..., None]:
@@ -97,10 +146,15 @@ def first_bad_layer(net: Any, run: Callable[[], object]) -> str | None:
 
         return check
 
-    leaves = [(name, module) for name, module in net.named_modules() if not any(module.children()) and name]
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
+    handles = []
     try:
-        run()
+        for prefix, net in zip(("", "gnet."), nets, strict=False):
+            module = net.net if isinstance(net, Prepared) else net
+            for name, part in module.named_modules() if isinstance(module, torch.nn.Module) else ():
+                if name and not any(part.children()):
+                    handles.append(part.register_forward_hook(hook(prefix + name)))
+        if handles:
+            run()
     except _Found as found:
         return str(found)
     finally:

@@ -24,9 +24,10 @@ from edm_fast import images
 from edm_fast.checkpoints import save_network
 from edm_fast.cli import main
 from edm_fast.cli.generate import generate
+from edm_fast.cli.output import ImageFolder, OtherSettingsError
 from edm_fast.networks import EDMPrecond
 from edm_fast.plan import Prepared
-from edm_fast.samplers import random_class
+from edm_fast.samplers import edm_sampler, random_class
 
 TINY = {"model_type": "SongUNet", "model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
 
@@ -94,6 +95,51 @@ def test_classes_by_request_and_by_seed(tmp_path):
         assert np.array_equal(pixels(tmp_path / "random" / f"{seed:06d}.png"), by_seed[seed, :, :, 0])
 
 
+@pytest.mark.parametrize("class_idx", [None, 2])
+def test_the_noise_of_torch_generators(class_idx, tmp_path):
+    """The tool's loop by hand: float32 latents, a class whether it is used or not, a float64 tensor per step."""
+    net = tiny_network(label_dim=5)
+    save_network(net, tmp_path / "net.safetensors")
+    options = ["--rng", "torch", "--seeds", "4,4294967301", "--steps", 4, "--S_churn", 2, "--batch", 1]
+    given = [] if class_idx is None else ["--class", class_idx]
+    run("--network", tmp_path / "net.safetensors", "--outdir", tmp_path / "out", *options, *given)
+    generators = [torch.Generator().manual_seed(seed) for seed in (4, 5)]
+    latents = torch.stack([torch.randn([3, 8, 8], generator=each) for each in generators])
+    classes = [int(torch.randint(5, size=[], generator=each)) for each in generators]
+    assert classes[0] != classes[1]
+
+    def randn_like(x):
+        return torch.stack([torch.randn(x.shape[1:], dtype=torch.float64, generator=each) for each in generators])
+
+    labels = torch.eye(5)[classes if class_idx is None else [class_idx] * 2]
+    expected = edm_sampler(net, latents, labels, randn_like=randn_like, num_steps=4, S_churn=2)
+    for seed, image in zip((4, 4294967301), images.to_bytes(expected), strict=True):
+        assert np.array_equal(pixels(tmp_path / "out" / f"{seed:06d}.png"), image)
+
+
+def test_a_batch_that_does_not_fit_is_halved_once_for_all(tiny, tmp_path, monkeypatch, caplog):
+    arguments = ["--network", tiny, "--seeds", "0-19", "--steps", 2, "--batch", 8]
+    run(*arguments, "--outdir", tmp_path / "whole")
+    plan_run, batches = Prepared.run, []
+
+    def limited(self, net_input, *rest):
+        if len(net_input) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes.")
+        batches.append(len(net_input))
+        return plan_run(self, net_input, *rest)
+
+    monkeypatch.setattr(Prepared, "run", limited)
+    run(*arguments, "--outdir", tmp_path / "halved")
+    assert [record.getMessage().split("; ")[1] for record in caplog.records] == ["going on with 4", "going on with 2"]
+    assert batches == [2] * 30
+    for path in (tmp_path / "whole").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "halved" / path.name).read_bytes()
+    monkeypatch.setattr(Prepared, "run", lambda self, *rest: torch.empty(2**55))
+    output = run(*arguments, "--outdir", tmp_path / "none", expect=1)
+    assert f"a single image does not fit in memory; {2**57} bytes more were needed" in output
+    assert not list((tmp_path / "none").glob("*.png"))
+
+
 def test_grid_is_a_contact_sheet(tiny, tmp_path):
     run("--network", tiny, "--outdir", tmp_path, "--seeds", "0-4", "--steps", 1, "--grid")
     sheet = pixels(tmp_path / "grid.png")
@@ -129,7 +175,7 @@ def test_missing_and_damaged_images_alone_are_made_again(tiny, tmp_path):
     assert touched == {"000002.png", "000004.png"}
     run(*arguments)
     noted = [json.loads(line)["seed"] for line in (tmp_path / "manifest.jsonl").read_text().splitlines()
-             if line.startswith("{") and line.endswith("}")]  # fmt: skip
+             if line.startswith('{"seed') and line.endswith("}")]  # fmt: skip
     assert sorted(noted) == [0, 1, 2, 2, 3, 4, 4, 5]
 
 
@@ -145,14 +191,37 @@ def test_temporary_files_of_a_killed_run_go_with_their_image(tiny, tmp_path):
     assert names == {"000000.png", "000001.png", "manifest.jsonl", ".000009.png.1-12ab34cd.part", alive}
 
 
-def test_other_settings_make_the_images_again(tiny, tmp_path):
-    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0"]
+def test_other_settings_in_the_same_folder_are_refused(tiny, tmp_path):
+    other = EDMPrecond(img_resolution=8, img_channels=3, **TINY)
+    torch.nn.init.normal_(
+        other.model.out_conv.weight if hasattr(other.model, "out_conv") else other.model.enc["8x8_conv"].weight
+    )
+    save_network(other, tmp_path / "other.safetensors")
+    out = tmp_path / "out"
+    arguments = ["--network", tiny, "--outdir", out, "--seeds", "0"]
     run(*arguments, "--steps", 2)
-    first = (tmp_path / "000000.png").read_bytes()
-    run(*arguments, "--steps", 3)
-    assert (tmp_path / "000000.png").read_bytes() != first
-    run(*arguments, "--steps", 2)
-    assert (tmp_path / "000000.png").read_bytes() == first
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+    for more, difference in (
+        (["--steps", 3], "num_steps is 2 there and 3 here"),
+        (["--steps", 2, "--S_churn", 1], "S_churn is 0.0 there and 1.0 here"),
+        (["--steps", 2, "--rng", "torch"], "rng is philox there and torch here"),
+        (["--steps", 2, "--network", tmp_path / "other.safetensors"], "network is"),
+        (["--steps", 2, "--gnet", tiny, "--guidance", 2], "guidance is not set there and 2.0 here"),
+    ):
+        output = run(*arguments, *more, "--seeds", "0,1", expect=2)
+        assert "--outdir" in output
+        assert difference in output
+    assert before == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+
+
+def test_of_two_runs_that_begin_at_once_the_first_line_has_the_folder(tmp_path):
+    first = ImageFolder(tmp_path, {"steps": 2}, subdirs=False)
+    with (tmp_path / "manifest.jsonl").open("a") as manifest:
+        manifest.write('{"settings": {"steps": "3"}}\n')  # of a run that looked before the first had written
+    first.write([5], [b"x"])
+    assert ImageFolder(tmp_path, {"steps": 2}, subdirs=False).missing([5, 6]) == [6]
+    with pytest.raises(OtherSettingsError, match="steps is 2 there and 3 here"):
+        ImageFolder(tmp_path, {"steps": 3}, subdirs=False)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
@@ -180,26 +249,10 @@ def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_them(tiny, t
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_another_class_or_network_makes_the_images_again(tiny, tmp_path):
-    other = EDMPrecond(img_resolution=8, img_channels=3, **TINY)
-    for parameter in other.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    save_network(other, tmp_path / "other.safetensors")
-    for settings in (
-        (["--class", 3], ["--class", 4]),
-        (["--network", tiny], ["--network", tmp_path / "other.safetensors"]),
-    ):
-        made = []
-        for more in settings:
-            run("--outdir", tmp_path, "--seeds", "0", "--steps", 2, *more)
-            made.append((tmp_path / "000000.png").read_bytes())
-        assert made[0] != made[1]
-
-
 def test_lines_of_the_manifest_that_make_no_sense_are_passed_over(tiny, tmp_path):
     arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0", "--steps", 1]
     run(*arguments)
-    lines = ['{"seed": [1], "sha256": "", "settings": ""}', "[" * 100_000, "7", "null", '"', '{"seed": 0}']
+    lines = ['{"seed": [1], "sha256": ""}', '{"settings": 7}', "[" * 100_000, "7", "null", '"', '{"seed": 0}']
     with (tmp_path / "manifest.jsonl").open("a") as manifest:
         manifest.write("\n".join(lines))
     before = (tmp_path / "000000.png").stat().st_mtime_ns
@@ -286,12 +339,11 @@ def test_guidance_without_a_class_and_with_another_network(tiny, tmp_path):
     run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", other, *arguments)
     expected = images.to_bytes(edm_fast.sample(edm_fast.load(tiny), [1, 2], gnet=edm_fast.load(other), **options))
     assert np.array_equal(pixels(tmp_path / "colour" / "000002.png"), expected[1])
-    # Other settings, other images; the same again, nothing to do.
+    # The same again, nothing to do.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "colour").glob("*.png")}
     run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", other, *arguments)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", tiny, *arguments)
-    assert all(path.stat().st_mtime_ns != stamp for path, stamp in before.items())
+    assert "gnet is" in run("--outdir", tmp_path / "colour", "--network", tiny, "--gnet", tiny, *arguments, expect=2)
 
 
 def test_guidance_of_an_unconditional_network_needs_another(tiny, tmp_path):
@@ -335,6 +387,7 @@ def test_guidance_of_an_unconditional_network_needs_another(tiny, tmp_path):
         (["--S_churn", "nan"], "--S_churn"),
         (["--S_noise", "-1"], "--S_noise"),
         (["--S_max", "nan"], "--S_max"),
+        (["--rng", "mt19937"], "--rng"),
         (["--solver", "rk4"], "--solver"),
         (["--disc", "x"], "--disc"),
         (["--schedule", "x"], "--schedule"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_networks import tiny
 from tolerance import SAMPLER_FLOAT32, SAMPLER_FLOAT64, assert_same_bits, relative_error
 
 import edm_fast
@@ -17,7 +18,7 @@ from edm_fast.ops.randn import DOMAIN_LABELS
 from edm_fast.reference import samplers as reference
 from edm_fast.reference.exact_denoisers import GaussianDenoiser, GaussianMixtureDenoiser
 from edm_fast.samplers import Progress, random_class
-from edm_fast.samplers.recovery import finite_images
+from edm_fast.samplers.recovery import Precision, finite_images
 
 SEEDS = [7, 0, 2**64 - 1, 123456789012, 3, 3, 99]
 
@@ -68,6 +69,22 @@ def test_any_seeds_and_batch(seeds, batch):
     assert images.shape == (len(seeds), 2, 6, 6)
     for seed, image in zip(seeds, images, strict=True):
         assert_same_bits(edm_fast.sample(mixture(), seed, num_steps=2)[0], image)
+
+
+@pytest.mark.parametrize("S_churn", [0, 10])
+def test_noise_of_torch_generators_in_any_batch(S_churn):
+    """Of a network without labels; a seed counts modulo 2³²."""
+    generators = [torch.Generator().manual_seed(seed % 2**32) for seed in SEEDS]
+    latents = torch.stack([torch.randn([2, 6, 6], generator=each) for each in generators])
+
+    def randn_like(x):
+        return torch.stack([torch.randn(x.shape[1:], dtype=x.dtype, generator=each) for each in generators])
+
+    options = {"num_steps": 6, "S_churn": S_churn}
+    expected = reference.edm_sampler(mixture(), latents, randn_like=randn_like, **options)
+    images = edm_fast.sample(mixture(), SEEDS, rng="torch", **options)
+    assert relative_error(images, expected) <= 2 * torch.finfo(torch.float32).eps
+    assert_same_bits(edm_fast.sample(mixture(), SEEDS, rng="torch", batch=2, **options), images)
 
 
 @pytest.mark.parametrize("S_churn", [0, 10])
@@ -169,6 +186,27 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_bits(error):
     assert_same_bits(images, edm_fast.sample(GaussianDenoiser(std=0.5), range(10), num_steps=3))
 
 
+def test_without_a_batch_size_it_is_all_or_an_error():
+    net = OutOfMemory(3, torch.OutOfMemoryError("Tried to allocate 20.00 GiB"))
+    images = edm_fast.sample(net, range(3), num_steps=3, batch=None)
+    assert_same_bits(images, edm_fast.sample(GaussianDenoiser(std=0.5), range(3), num_steps=3))
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        edm_fast.sample(net, range(4), num_steps=3, batch=None)
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.50 KiB. GPU 0 has", 2560),
+        ("[enforce fail at alloc_cpu.cpp:117] err == 0. can't allocate memory: you tried to allocate 800 bytes.", 800),
+        ("can't allocate 4096 bytes of working memory", 4096),
+    ],
+)
+def test_the_error_at_one_image_says_how_many_bytes(message, wanted):
+    with pytest.raises(MemoryError, match=f"does not fit in memory; {wanted} bytes more were needed: "):
+        edm_fast.sample(OutOfMemory(0, MemoryError(message)), range(4), num_steps=2)
+
+
 def test_out_of_memory_at_one_image_is_an_error_with_the_size():
     with pytest.raises(MemoryError, match=r"batch: a single image.*20\.00 GiB"):
         edm_fast.sample(OutOfMemory(0, torch.OutOfMemoryError("Tried to allocate 20.00 GiB")), range(4), num_steps=2)
@@ -184,18 +222,56 @@ def test_images_that_overflow_in_float16_alone_are_made_again_in_float32():
     calls = []
     seeds = torch.tensor([2, 3, 5, -1])
 
-    def make(chosen, force_fp32):
-        calls.append((chosen.tolist(), force_fp32))
+    def make(chosen, how):
+        calls.append((chosen.tolist(), how))
         images = seeds[chosen].float()[:, None] * torch.ones(2)
-        if not force_fp32:
+        if how is not Precision.FLOAT32:
             images[(chosen == 1) | (chosen == 3), 1] = torch.inf
         return images
 
-    images = finite_images(make, seeds, None, half=True)
-    assert calls == [([0, 1, 2, 3], False), ([1, 3], True)]
+    images = finite_images(make, seeds, [], half=True)
+    assert calls == [([0, 1, 2, 3], Precision.GIVEN), ([1, 3], Precision.FLOAT32)]
     assert_same_bits(images, seeds.float()[:, None] * torch.ones(2))
     with pytest.raises(FloatingPointError, match="2 of 4 images: seeds 3, 18446744073709551615$"):
-        finite_images(make, seeds, None, half=False)
+        finite_images(make, seeds, [], half=False)
+
+
+def overflowing():
+    """A network prepared in float16, whose activations leave it for class 3: its scales are beyond 65504."""
+    net = tiny("adm")
+    with torch.no_grad():
+        net.model.map_label.weight[:, 3] *= 1e6
+    return edm_fast.prepare(net, dtype=torch.float16)
+
+
+def test_samples_that_overflow_in_float16_are_made_again_in_float32(caplog):
+    seeds, labels = range(5), [0, 3, 1, 3, 2]
+    net = overflowing()
+    whole = edm_fast.sample(net, seeds, labels, num_steps=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 images overflowed in 16 bits and are made again in float32: seeds 1, 3"
+    ]
+    broken, kept = [1, 3], [0, 2, 4]
+    assert_same_bits(whole[broken], edm_fast.sample(net.net, broken, [3, 3], num_steps=3))
+    assert_same_bits(whole[kept], edm_fast.sample(net, kept, [0, 1, 2], num_steps=3))
+    assert relative_error(whole[kept], edm_fast.sample(net.net, kept, [0, 1, 2], num_steps=3)) > SAMPLER_FLOAT32
+    caplog.clear()
+    for batch in (1, 2, 3):
+        assert_same_bits(edm_fast.sample(net, seeds, labels, num_steps=3, batch=batch), whole)
+
+
+def test_debug_overflow_names_the_first_layer(caplog):
+    net = overflowing()
+    edm_fast.sample(net, [7], [3], num_steps=2, debug_overflow=True)
+    assert "seeds 7; first in layer model.enc.8x8_block0.norm1" in caplog.text
+    assert net.net.compute_dtype is None
+    assert not any(module._forward_hooks for module in net.net.modules())
+
+
+def test_debug_overflow_names_a_layer_of_the_network_that_guides(caplog):
+    net, guide = edm_fast.prepare(tiny("adm", seed=8), dtype=torch.float16), overflowing()
+    edm_fast.sample(net, [7], [3], num_steps=2, gnet=guide, guidance=2, debug_overflow=True)
+    assert "seeds 7; first in layer gnet.model.enc.8x8_block0.norm1" in caplog.text
 
 
 def test_the_first_layer_that_breaks_is_named():
@@ -240,6 +316,7 @@ def test_nan_names_the_seeds():
         ({"num_steps": 0}, ValueError, "num_steps"),
         ({"batch": 0}, ValueError, "batch"),
         ({"batch": 2.0}, TypeError, "batch"),
+        ({"rng": "numpy"}, ValueError, "rng"),
         ({"solver": "dpm"}, ValueError, "solver"),
         ({"shape": (3, 8, 8)}, ValueError, "shape"),
         ({"shape": (1, 8)}, ValueError, "shape"),
