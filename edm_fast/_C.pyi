@@ -102,6 +102,7 @@ class _Cpu(Protocol):
         noise: View,
         net_input: View,
         denoised: View,
+        first_bad: int,
         threads: int,
         /,
     ) -> None: ...
@@ -256,6 +257,7 @@ class _Cuda(Protocol):
         noise: View,
         net_input: View,
         denoised: View,
+        first_bad: int,
         device: int,
         stream: int,
         /,

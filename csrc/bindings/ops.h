@@ -48,7 +48,7 @@ template <class... Where>
 void def_solver_step(py::module_& module, void (*op)(const SolverStepArgs&, Where...)) {
     module.def("solver_step", [op](Shape shape, uintptr_t table, int64_t row, uintptr_t row_offset, int32_t state_dtype,
                                    const StateViews& state, View model_output, View guide_output, uintptr_t seeds,
-                                   View noise, View net_input, View denoised, Where... where) {
+                                   View noise, View net_input, View denoised, uintptr_t first_bad, Where... where) {
         SolverStepArgs args{};
         std::tie(args.samples, args.channels, args.pixels) = shape;
         args.table = pointer<const double>(table);
@@ -65,6 +65,7 @@ void def_solver_step(py::module_& module, void (*op)(const SolverStepArgs&, Wher
         args.noise = image_view(noise);
         args.net_input = image_view(net_input);
         args.denoised = image_view(denoised);
+        args.first_bad = pointer<int64_t>(first_bad);
         py::gil_scoped_release release;
         op(args, where...);
     });

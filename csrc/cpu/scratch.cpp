@@ -26,13 +26,13 @@ thread_local Block held;
 
 // Says how much was wanted, in the words of PyTorch's allocator.
 class OutOfMemory : public std::bad_alloc {
-public:
+  public:
     explicit OutOfMemory(std::size_t bytes) {
         std::snprintf(text_, sizeof text_, "can't allocate %zu bytes of working memory", bytes);
     }
     const char* what() const noexcept override { return text_; }
 
-private:
+  private:
     char text_[80];
 };
 

@@ -4,6 +4,8 @@
 #include "edm_fast/solver_step.h"
 
 #include <algorithm>
+#include <atomic>
+#include <limits>
 
 #include "edm_fast/philox.h"
 #include "image_io.h"
@@ -99,8 +101,25 @@ static const State* read(const ImageView& view, int64_t sample, int64_t pixels, 
 }
 
 template <class State>
-static void step_run(const SolverStepArgs& args, const double* row, const Uses& uses, int64_t sample, int64_t first,
+static bool all_finite(const State* values, int64_t count) {
+    int bad = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const State size = values[i] < 0 ? -values[i] : values[i];
+        bad |= !(size <= std::numeric_limits<State>::max());
+    }
+    return bad == 0;
+}
+
+// Runs of a sample that several threads go through lower it to the same row.
+static void lower(int64_t* first_bad, int64_t row) {
+    const std::atomic_ref<int64_t> there(*first_bad);
+    if (there.load(std::memory_order_relaxed) > row) there.store(row, std::memory_order_relaxed);
+}
+
+template <class State>
+static void step_run(const SolverStepArgs& args, int64_t index, const Uses& uses, int64_t sample, int64_t first,
                      int64_t count) {
+    const double* row = args.table + index * kRowSize;
     alignas(64) State buffer[kUpdateTerms][kRun];
     alignas(64) State updated[kRegisters][kRun];
     alignas(64) State other[2][kRun];
@@ -123,6 +142,7 @@ static void step_run(const SolverStepArgs& args, const double* row, const Uses& 
         if (row[kDenoisedFromGuide] != 0) form.add(row[kDenoisedFromGuide], view_run(args.guide_output, other[1]));
         evaluate(form, count, buffer[kDenoised]);
         term[kDenoised] = buffer[kDenoised];
+        if (args.first_bad != nullptr && !all_finite(buffer[kDenoised], count)) lower(args.first_bad + sample, index);
     }
     if (uses.term[kNoise]) {
         if (args.noise.data == nullptr && args.seeds != nullptr) {
@@ -156,8 +176,8 @@ static void step_run(const SolverStepArgs& args, const double* row, const Uses& 
 }  // namespace
 
 void solver_step(const SolverStepArgs& args, int threads) {
-    const double* row = args.table + (args.row + (args.row_offset != nullptr ? *args.row_offset : 0)) * kRowSize;
-    const Uses uses(row);
+    const int64_t row = args.row + (args.row_offset != nullptr ? *args.row_offset : 0);
+    const Uses uses(args.table + row * kRowSize);
     const int64_t elements = args.channels * args.pixels;
     const int64_t runs = (elements + kRun - 1) / kRun;
     // Small batches are not worth waking threads for: a region costs as much as some ten thousand elements,

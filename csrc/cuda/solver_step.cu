@@ -48,8 +48,17 @@ __device__ __forceinline__ void load_state(const ImageView& view, int64_t sample
 }
 
 template <class State>
-__device__ __forceinline__ void step_quad(const SolverStepArgs& args, const double* row, unsigned used, int64_t sample,
+__device__ __forceinline__ bool all_finite(const State (&values)[kQuad]) {
+    bool finite = true;
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i) finite = finite && values[i] - values[i] == State(0);
+    return finite;
+}
+
+template <class State>
+__device__ __forceinline__ void step_quad(const SolverStepArgs& args, int64_t index, unsigned used, int64_t sample,
                                           int64_t element, int64_t elements) {
+    const double* row = args.table + index * kRowSize;
     const QuadPlace place = quad_place(element, elements, args.pixels);
     State terms[kUpdateTerms][kQuad] = {};
 
@@ -70,6 +79,10 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
         if (row[kDenoisedFromGuide] != 0) {
             load_quad(args.guide_output, sample, place, output);
             add_term(row[kDenoisedFromGuide], output, terms[kDenoised], empty);
+        }
+        // Threads of a sample all store the same row.
+        if (args.first_bad != nullptr && !all_finite(terms[kDenoised]) && args.first_bad[sample] > index) {
+            args.first_bad[sample] = index;
         }
     }
     if ((used >> kNoise & 1u) != 0) {
@@ -105,8 +118,8 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, const doub
 
 template <class State>
 __global__ void __launch_bounds__(kThreads) solver_step_kernel(SolverStepArgs args) {
-    const double* row = args.table + (args.row + (args.row_offset != nullptr ? *args.row_offset : 0)) * kRowSize;
-    const unsigned used = used_terms(row);
+    const int64_t row = args.row + (args.row_offset != nullptr ? *args.row_offset : 0);
+    const unsigned used = used_terms(args.table + row * kRowSize);
     const int64_t elements = args.channels * args.pixels;
     const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kQuad;
     const int64_t stride = int64_t(gridDim.x) * kThreads * kQuad;

@@ -42,6 +42,7 @@ def solver_step(
     noise: torch.Tensor | None = None,
     net_input: torch.Tensor | None = None,
     denoised: torch.Tensor | None = None,
+    first_bad: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> None:
     """Execute row `row` of `table` on the registers `state` = [r0, …], in place.
@@ -53,9 +54,9 @@ def solver_step(
     F is `model_output`, G is `guide_output` (a second network, for guidance), z is `noise` or, without it, the standard
     normal numbers of `edm_fast.randn` for `seeds` and the row's draw. A term with coefficient 0 is absent; a register
     whose coefficients are all 0 keeps its value. A term whose tensor is missing gives NaN; a missing register is not
-    written. Arithmetic is in the state's
-    dtype, each product and sum rounded by itself, so all backends give the same bits. Tensors that are written must not
-    overlap one another or those that are read, except at the same element.
+    written. Where a row has a D that is not finite, `first_bad` of the sample is lowered to the row. Arithmetic is in
+    the state's dtype, each product and sum rounded by itself, so all backends give the same bits. Tensors that are
+    written must not overlap one another or those that are read, except at the same element.
 
     Args:
         state: one to four tensors [N, …] of one shape and dtype, float64 or float32; r0 is the point of evaluation.
@@ -66,20 +67,27 @@ def solver_step(
         model_output, guide_output, noise: read; like the state in shape, any float dtype and memory layout.
         seeds: int64 [N].
         net_input, denoised: written; like the state in shape, any float dtype, contiguous or channels-last.
+        first_bad: int64 [N], contiguous; begin with numbers beyond any row. A row has a D if it uses it or `denoised`
+            is there.
         backend: None (by device), "cpu", "cuda" or "reference".
 
     Raises:
         ValueError, TypeError: tensors that differ in shape or device, or a dtype that is not covered; before any
         launch.
     """
-    args = StepArguments(state, table, row, row_offset, model_output, guide_output, seeds, noise, net_input, denoised)
+    args = StepArguments(
+        state, table, row, row_offset, model_output, guide_output, seeds, noise, net_input, denoised, first_bad
+    )
     chosen = backends.choose(backend, state[0].device) if state else "cpu"
     if chosen == "reference":
         from edm_fast.reference.solver_step import solver_step as reference_solver_step
 
         _check(args)
         offset = 0 if row_offset is None else int(row_offset)
-        reference_solver_step(state, table[row + offset], model_output, guide_output, seeds, noise, net_input, denoised)
+        row += offset
+        reference_solver_step(
+            state, table[row], model_output, guide_output, seeds, noise, net_input, denoised, first_bad, row
+        )
     elif backend is None:
         torch.ops.edm_fast.solver_step_(*args)
     else:
@@ -99,6 +107,7 @@ class StepArguments(NamedTuple):
     noise: torch.Tensor | None
     net_input: torch.Tensor | None
     denoised: torch.Tensor | None
+    first_bad: torch.Tensor | None
 
 
 def _check(args: StepArguments) -> None:
@@ -135,11 +144,15 @@ def _check(args: StepArguments) -> None:
         if args.row_offset.dtype != torch.int64 or args.row_offset.numel() != 1:
             got = f"{args.row_offset.dtype} {tuple(args.row_offset.shape)}"
             raise ValueError(f"row_offset: got {got}; int64 [1] is needed")
-    if args.seeds is not None:
-        check_device("seeds", args.seeds, x.device)
-        if args.seeds.dtype != torch.int64 or tuple(args.seeds.shape) != (x.shape[0],):
-            got = f"{args.seeds.dtype} {tuple(args.seeds.shape)}"
-            raise ValueError(f"seeds: got {got}; int64 [{x.shape[0]}] is needed")
+    for name in ("seeds", "first_bad"):
+        numbers = getattr(args, name)
+        if numbers is not None:
+            check_device(name, numbers, x.device)
+            if numbers.dtype != torch.int64 or tuple(numbers.shape) != (x.shape[0],):
+                got = f"{numbers.dtype} {tuple(numbers.shape)}"
+                raise ValueError(f"{name}: got {got}; int64 [{x.shape[0]}] is needed")
+    if args.first_bad is not None and not args.first_bad.is_contiguous():
+        raise ValueError("first_bad: it is not contiguous")
 
 
 def _run(backend: str, args: StepArguments) -> None:
@@ -173,6 +186,7 @@ def _run(backend: str, args: StepArguments) -> None:
         noise,
         _view("net_input", args.net_input),
         _view("denoised", args.denoised),
+        0 if args.first_bad is None else args.first_bad.data_ptr(),
     )
 
 
@@ -182,7 +196,8 @@ def _view(name: str, tensor: torch.Tensor | None) -> View:
 
 LIBRARY.define(
     "solver_step_(Tensor(a!)[] state, Tensor table, int row, Tensor? row_offset, Tensor? model_output, "
-    "Tensor? guide_output, Tensor? seeds, Tensor? noise, Tensor(b!)? net_input, Tensor(c!)? denoised) -> ()"
+    "Tensor? guide_output, Tensor? seeds, Tensor? noise, Tensor(b!)? net_input, Tensor(c!)? denoised, "
+    "Tensor(d!)? first_bad) -> ()"
 )
 LIBRARY.impl("solver_step_", lambda *args: _run("cpu", StepArguments(*args)), "CPU")
 LIBRARY.impl("solver_step_", lambda *args: _run("cuda", StepArguments(*args)), "CUDA")

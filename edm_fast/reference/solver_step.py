@@ -20,8 +20,13 @@ def solver_step(
     noise: torch.Tensor | None = None,
     net_input: torch.Tensor | None = None,
     denoised: torch.Tensor | None = None,
+    first_bad: torch.Tensor | None = None,
+    index: int = 0,
 ) -> None:
-    """Update the registers `state` in place by the 32 coefficients of `row`; see `edm_fast.ops.solver_step`."""
+    """Update the registers `state` in place by the 32 coefficients of `row`; see `edm_fast.ops.solver_step`.
+
+    `index` is the row's in its table.
+    """
     coefficients = row.tolist()
     d_x, d_f, d_g = coefficients[:3]
     updates = [coefficients[3 + 6 * i : 9 + 6 * i] for i in range(REGISTERS)]
@@ -34,6 +39,9 @@ def solver_step(
     if any(update[5] != 0 for update in updates) and noise is None and seeds is not None:
         noise = randn(x.shape[1:], seeds, draw)
 
+    if first_bad is not None and (denoised is not None or any(update[4] != 0 for update in updates)):
+        bad = ~torch.isfinite(D).unsqueeze(-1).flatten(1).all(dim=1)
+        first_bad.copy_(torch.where(bad, first_bad.clamp(max=index), first_bad))
     new = []
     for register, update in zip(registers, updates, strict=True):
         terms = list(zip(update, [*registers, D, noise], strict=True))

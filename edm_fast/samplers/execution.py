@@ -47,6 +47,7 @@ def execute(
     output_dtype: torch.dtype | None = None,
     callback: Callback | None = None,
     guide: Guide | None = None,
+    first_bad: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """Run the table from `latents` (standard normal, [N, …]) and return the samples.
@@ -60,6 +61,7 @@ def execute(
         output_dtype: dtype of the result; the state's if not given.
         callback: called once per step.
         guide: a second network and its weight at each evaluation.
+        first_bad: int64 [N], lowered to k + 1 where evaluation k is the first with a D that is not finite.
     """
     device = latents.device
     state = [latents.detach().to(state_dtype, copy=True, memory_format=torch.contiguous_format)]
@@ -102,6 +104,7 @@ def execute(
             noise=noise,
             net_input=next_input,
             denoised=denoised,
+            first_bad=first_bad,
             backend=backend,
         )
         if x is not None and denoised is not None:
@@ -113,7 +116,7 @@ def execute(
         if row == 0 and randn_like is None and backend is None and is_captured(evaluation, net_input):
             # The memory of a captured step is not the callback's to keep.
             observer = None if callback is None else lambda index, x, d: report(index, x.clone(), d.clone())
-            run = Run(table, evaluation, guide, rows, seeds, observer)
+            run = Run(table, evaluation, guide, rows, seeds, observer, first_bad)
         if run is not None:
             row += replay_steps(run, row, state, net_input)
         guide_output = None

@@ -17,6 +17,8 @@ from edm_fast.plan import Prepared
 
 logger = logging.getLogger(__name__)
 
+# What `first_bad` holds for a sample that is finite in every row.
+FINITE = torch.iinfo(torch.int64).max
 _UNITS = {"bytes": 0, "kib": 1, "mib": 2, "gib": 3, "tib": 4}
 
 
@@ -80,36 +82,38 @@ class Precision(enum.Enum):
 
 
 def finite_images(
-    make: Callable[[torch.Tensor, Precision], torch.Tensor],
+    make: Callable[[torch.Tensor, Precision], tuple[torch.Tensor, torch.Tensor]],
     seeds: torch.Tensor,
     nets: Sequence[Any],
     half: bool,
+    place: Callable[[int], str],
     debug: bool = False,
 ) -> torch.Tensor:
     """Images for all seeds, none of them with NaN or infinity.
 
-    make(chosen, how) gives the images of the seeds at the indices `chosen`. If a network runs in 16 bits (`half`),
+    make(chosen, how) gives the images of the seeds at the indices `chosen`, and for each what `solver_step` left in
+    `first_bad`, FINITE if nothing; place(row) says in words which step that is. If a network runs in 16 bits (`half`),
     those that are not finite, and no others, are made again in float32; with `debug` the first layer that overflowed
     is reported.
 
     Raises FloatingPointError with the seeds of the images that are still not finite, and the first layer that broke.
     """
     everything = torch.arange(len(seeds), device=seeds.device)
-    images = make(everything, Precision.GIVEN)
-    broken = everything[_not_finite(images)]
+    images, first_bad = make(everything, Precision.GIVEN)
+    broken = everything[first_bad != FINITE]
     if len(broken) and half:
         layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.LAYERS)) if debug else None
         logger.warning(
-            "%d images overflowed in 16 bits and are made again in float32: seeds %s%s",
-            len(broken), _listed(seeds[broken]), _in_layer(layer),
+            "%d images overflowed in 16 bits and are made again in float32: seeds %s; first %s%s",
+            len(broken), _listed(seeds[broken]), place(int(first_bad.min())), _in_layer(layer),
         )  # fmt: skip
-        images[broken] = make(broken, Precision.FLOAT32)
-        broken = everything[_not_finite(images)]
+        images[broken], first_bad = make(broken, Precision.FLOAT32)
+        broken = broken[first_bad != FINITE]
     if len(broken):
         layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.FLOAT32))
         raise FloatingPointError(
-            f"net: gave NaN or infinity for {len(broken)} of {len(images)} images: seeds {_listed(seeds[broken])}"
-            + _in_layer(layer)
+            f"net: gave NaN or infinity for {len(broken)} of {len(images)} images: seeds {_listed(seeds[broken])}; "
+            f"first {place(int(first_bad.min()))}" + _in_layer(layer)
         )
     return images
 
@@ -119,11 +123,7 @@ def _listed(seeds: torch.Tensor) -> str:
 
 
 def _in_layer(layer: str | None) -> str:
-    return "" if layer is None else f"; first in layer {layer}"
-
-
-def _not_finite(images: torch.Tensor) -> torch.Tensor:
-    return ~torch.isfinite(images).flatten(1).all(dim=1)
+    return "" if layer is None else f", in layer {layer}"
 
 
 class _Found(Exception):

@@ -77,6 +77,7 @@ class CapturedStep:
                 StepTable.empty(table.rows, plan.graph.columns, shape.samples if table.own_rows else None, device)
                 for plan, table in zip(plans, shapes, strict=True)
             ]
+            self._first_bad = torch.zeros(shape.samples, dtype=torch.int64, device=device)
             self._x = torch.zeros_like(self._state[0]) if shape.observed else None
             self._denoised = torch.zeros_like(self._state[0]) if shape.observed else None
             # Rows of zeros leave the state as it is, so that what a capture runs beforehand does nothing.
@@ -101,6 +102,7 @@ class CapturedStep:
                 seeds=self._seeds,
                 net_input=self._input,
                 denoised=self._denoised if evaluation == 0 else None,
+                first_bad=self._first_bad,
             )
         self._row.add_(self._shape.evaluations)
         return self._input
@@ -115,6 +117,8 @@ class CapturedStep:
         self._rows[: len(run.rows)].copy_(run.rows)
         if self._seeds is not None and run.seeds is not None:
             self._seeds.copy_(run.seeds)
+        if run.first_bad is not None:
+            self._first_bad.copy_(run.first_bad)
         self._row.fill_(first)
 
     def load(self, evaluations: Sequence[PlanEvaluation], index: int, begins: bool) -> None:
@@ -131,8 +135,10 @@ class CapturedStep:
         if observer is not None and self._x is not None and self._denoised is not None:
             observer(index, self._x, self._denoised)
 
-    def end(self, state: list[torch.Tensor], net_input: torch.Tensor) -> None:
+    def end(self, run: Run, state: list[torch.Tensor], net_input: torch.Tensor) -> None:
         """Give back the state and the input of the next evaluation."""
+        if run.first_bad is not None:
+            run.first_bad.copy_(self._first_bad)
         for own, register in zip(self._state, state, strict=True):
             register.copy_(own)
         net_input.copy_(self._input)
@@ -159,6 +165,7 @@ class Run:
     rows: torch.Tensor
     seeds: torch.Tensor | None
     observer: Observer | None
+    first_bad: torch.Tensor | None = None
 
     @functools.cached_property
     def _steps(self) -> tuple[int, int]:
@@ -218,7 +225,7 @@ def replay_steps(run: Run, first: int, state: list[torch.Tensor], net_input: tor
             for index in range(first, first + number, shape.evaluations):
                 step.load(planned, index, index == first)
                 step.replay(index, run.observer)
-            step.end(state, net_input)
+            step.end(run, state, net_input)
     finally:
         step.release()
     return number

@@ -19,7 +19,7 @@ from edm_fast.samplers.evaluation import is_plain_precond, runs_in_half
 from edm_fast.samplers.execution import Callback, execute
 from edm_fast.samplers.guidance import guidance_of, guided
 from edm_fast.samplers.noise import RNGS, generator_noise, keyed_noise
-from edm_fast.samplers.recovery import Precision, finite_images, in_batches
+from edm_fast.samplers.recovery import FINITE, Precision, finite_images, in_batches
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def sample(
     def make(part: slice) -> None:
         part_seeds, part_rows = keys[part], None if rows is None else rows[part]
 
-        def chosen_images(chosen: torch.Tensor, how: Precision) -> torch.Tensor:
+        def chosen_images(chosen: torch.Tensor, how: Precision) -> tuple[torch.Tensor, torch.Tensor]:
             labels = None if part_rows is None else part_rows[chosen]
             chosen_seeds = part_seeds[chosen]
             ours, theirs = how.of(net), how.of(gnet)
@@ -118,7 +118,8 @@ def sample(
                 evaluation, guide = guided(
                     ours, asked, table, labels, where, state_dtype, how is Precision.FLOAT32, prepare
                 )
-            return execute(
+            first_bad = torch.full_like(chosen_seeds, FINITE)
+            made = execute(
                 table,
                 evaluation,
                 latents,
@@ -126,10 +127,15 @@ def sample(
                 output_dtype=torch.float32,
                 guide=guide,
                 callback=callback if how is Precision.GIVEN else None,
+                first_bad=first_bad,
                 **noise,
             )
+            return made, first_bad
 
-        images[part] = finite_images(chosen_images, part_seeds, nets, half, debug_overflow)
+        images[part] = finite_images(chosen_images, part_seeds, nets, half, place, debug_overflow)
+
+    def place(row: int) -> str:
+        return f"at step {table.step[row - 1]} of {table.num_steps}, sigma {table.sigma[row - 1]:.4g}"
 
     if batch is None:
         make(slice(0, keys.shape[0]))

@@ -182,7 +182,7 @@ def test_transposed_tensors_of_other_dimensions(backend, device, shape):
 def test_the_torch_operator_checks_its_arguments_too():
     state, table = torch.zeros(2, 400, dtype=torch.float64), dense_table()
     with pytest.raises(ValueError, match="^model_output"):
-        torch.ops.edm_fast.solver_step_([state], table, 0, None, torch.zeros(1, 1), None, None, None, None, None)
+        torch.ops.edm_fast.solver_step_([state], table, 0, None, torch.zeros(1, 1), None, None, None, None, None, None)
     with pytest.raises(ValueError, match="^seeds"):
         torch.ops.edm_fast.randn_(torch.zeros(2, 3), torch.zeros(1, dtype=torch.int64), 0, 0)
 
@@ -275,6 +275,38 @@ def test_nan_stays_in_its_element(backend, device):
         assert tensor[1, 2, 3, 0].isnan()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("state_dtype", [torch.float64, torch.float32])
+def test_first_bad_is_lowered_where_a_sample_has_a_bad_d(backend, device, state_dtype, value):
+    """Wherever in the sample it is, and not by other samples; never raised; only by rows that have a D."""
+    step = Step((5, 3, 33, 31), device, state_dtype=state_dtype)
+    for sample, element in ((0, 0), (2, 1500), (3, 3 * 33 * 31 - 1)):
+        step.tensors["model_output"][sample].view(-1)[element] = value
+    offset = torch.tensor([1], device=device)
+
+    def first_bad(table, row, before=(9, 9, 9, 1, 9), **overrides):
+        numbers = torch.tensor(before, device=device)
+        step.run(table, row, backend, first_bad=numbers, row_offset=offset, **overrides)
+        return numbers.tolist()
+
+    assert first_bad(dense_table(), 1) == [2, 9, 2, 1, 9]
+    assert first_bad(heun_like_table(), 1, denoised=None) == [2, 9, 2, 1, 9]
+    without = torch.zeros([3, ROW_SIZE], dtype=torch.float64)
+    without[:, UPDATE] = without[:, DENOISED_FROM_MODEL] = 1
+    assert first_bad(without, 1, denoised=None) == [9, 9, 9, 1, 9]
+    assert first_bad(without, 1) == [2, 9, 2, 1, 9]
+
+
+def test_the_largest_finite_d_is_not_bad(backend, device):
+    step = Step((2, 3, 4, 4), device, state_dtype=torch.float32)
+    step.tensors["model_output"][0] = torch.finfo(torch.float32).max
+    table = torch.zeros([1, ROW_SIZE], dtype=torch.float64)
+    table[0, DENOISED_FROM_MODEL] = table[0, UPDATE + DENOISED] = 1
+    numbers = torch.tensor([9, 9], device=device)
+    step.run(table, 0, backend, first_bad=numbers)
+    assert numbers.tolist() == [9, 9]
+
+
 def test_nothing_outside_the_tensors_is_written(backend, device):
     """Outputs are slices of NaN-filled tensors; the rims stay NaN and the insides do not."""
     shape, table = (2, 3, 5, 4), dense_table().to(device)
@@ -345,6 +377,9 @@ def test_empty_tensors(backend, device, shape):
         ({"denoised": torch.zeros(2, 3, 1)}, ValueError, "denoised"),
         ({"seeds": torch.zeros(2)}, ValueError, "seeds"),
         ({"seeds": torch.zeros(3, dtype=torch.int64)}, ValueError, "seeds"),
+        ({"first_bad": torch.zeros(3, dtype=torch.int64)}, ValueError, "first_bad"),
+        ({"first_bad": torch.zeros(2)}, ValueError, "first_bad"),
+        ({"first_bad": torch.zeros(4, dtype=torch.int64)[::2]}, ValueError, "first_bad"),
         ({"row_offset": torch.zeros(1)}, ValueError, "row_offset"),
         ({"row_offset": torch.zeros(2, dtype=torch.int64)}, ValueError, "row_offset"),
         ({"row_offset": torch.tensor([3])}, ValueError, "row_offset"),
@@ -377,7 +412,8 @@ def test_the_torch_operator_passes_opcheck():
         None,
         tensors["noise"],
     )
-    torch.library.opcheck(torch.ops.edm_fast.solver_step_.default, (*args, tensors["net_input"], tensors["denoised"]))
+    written = (tensors["net_input"], tensors["denoised"], torch.tensor([9, 9]))
+    torch.library.opcheck(torch.ops.edm_fast.solver_step_.default, (*args, *written))
 
 
 def test_the_row_layout_is_the_headers():

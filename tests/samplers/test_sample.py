@@ -18,7 +18,7 @@ from edm_fast.ops.randn import DOMAIN_LABELS
 from edm_fast.reference import samplers as reference
 from edm_fast.reference.exact_denoisers import GaussianDenoiser, GaussianMixtureDenoiser
 from edm_fast.samplers import Progress, random_class
-from edm_fast.samplers.recovery import Precision, finite_images
+from edm_fast.samplers.recovery import FINITE, Precision, finite_images
 
 SEEDS = [7, 0, 2**64 - 1, 123456789012, 3, 3, 99]
 
@@ -225,15 +225,17 @@ def test_images_that_overflow_in_float16_alone_are_made_again_in_float32():
     def make(chosen, how):
         calls.append((chosen.tolist(), how))
         images = seeds[chosen].float()[:, None] * torch.ones(2)
+        first_bad = torch.full_like(chosen, FINITE)
         if how is not Precision.FLOAT32:
             images[(chosen == 1) | (chosen == 3), 1] = torch.inf
-        return images
+            first_bad[chosen == 1], first_bad[chosen == 3] = 7, 6
+        return images, first_bad
 
-    images = finite_images(make, seeds, [], half=True)
+    images = finite_images(make, seeds, [], True, str)
     assert calls == [([0, 1, 2, 3], Precision.GIVEN), ([1, 3], Precision.FLOAT32)]
     assert_same_bits(images, seeds.float()[:, None] * torch.ones(2))
-    with pytest.raises(FloatingPointError, match="2 of 4 images: seeds 3, 18446744073709551615$"):
-        finite_images(make, seeds, [], half=False)
+    with pytest.raises(FloatingPointError, match="2 of 4 images: seeds 3, 18446744073709551615; first 6$"):
+        finite_images(make, seeds, [], False, str)
 
 
 def overflowing():
@@ -249,7 +251,7 @@ def test_samples_that_overflow_in_float16_are_made_again_in_float32(caplog):
     net = overflowing()
     whole = edm_fast.sample(net, seeds, labels, num_steps=3)
     assert [record.getMessage() for record in caplog.records] == [
-        "2 images overflowed in 16 bits and are made again in float32: seeds 1, 3"
+        "2 images overflowed in 16 bits and are made again in float32: seeds 1, 3; first at step 0 of 3, sigma 80"
     ]
     broken, kept = [1, 3], [0, 2, 4]
     assert_same_bits(whole[broken], edm_fast.sample(net.net, broken, [3, 3], num_steps=3))
@@ -263,7 +265,7 @@ def test_samples_that_overflow_in_float16_are_made_again_in_float32(caplog):
 def test_debug_overflow_names_the_first_layer(caplog):
     net = overflowing()
     edm_fast.sample(net, [7], [3], num_steps=2, debug_overflow=True)
-    assert "seeds 7; first in layer model.enc.8x8_block0.norm1" in caplog.text
+    assert "seeds 7; first at step 0 of 2, sigma 80, in layer model.enc.8x8_block0.norm1" in caplog.text
     assert net.net.compute_dtype is None
     assert not any(module._forward_hooks for module in net.net.modules())
 
@@ -271,13 +273,14 @@ def test_debug_overflow_names_the_first_layer(caplog):
 def test_debug_overflow_names_a_layer_of_the_network_that_guides(caplog):
     net, guide = edm_fast.prepare(tiny("adm", seed=8), dtype=torch.float16), overflowing()
     edm_fast.sample(net, [7], [3], num_steps=2, gnet=guide, guidance=2, debug_overflow=True)
-    assert "seeds 7; first in layer gnet.model.enc.8x8_block0.norm1" in caplog.text
+    assert "seeds 7; first at step 0 of 2, sigma 80, in layer gnet.model.enc.8x8_block0.norm1" in caplog.text
 
 
 def test_the_first_layer_that_breaks_is_named():
     net = small_net()
     torch.nn.init.constant_(net.model.enc["8x8_block0"].conv1.weight, torch.nan)
-    with pytest.raises(FloatingPointError, match=r"seeds 4, 5; first in layer model\.enc\.8x8_block0\.conv1$"):
+    layer = r"model\.enc\.8x8_block0\.conv1"
+    with pytest.raises(FloatingPointError, match=f"seeds 4, 5; first at step 0 of 2, sigma 80, in layer {layer}$"):
         edm_fast.sample(net, [4, 5], num_steps=2)
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -286,11 +289,14 @@ def test_nan_names_the_seeds():
     class Breaking(GaussianDenoiser):
         def __call__(self, x, sigma, class_labels=None):
             denoised = super().__call__(x, sigma)
-            denoised[1] = torch.nan
+            if sigma < 0.01:
+                denoised[1, 0, 3, 2] = torch.nan
             return denoised
 
-    with pytest.raises(FloatingPointError, match="1 of 2 images: seeds 18446744073709551615$"):
-        edm_fast.sample(Breaking(), [5, -1], num_steps=2)
+    with pytest.raises(
+        FloatingPointError, match="1 of 2 images: seeds 18446744073709551615; first at step 2 of 4, sigma 0.002$"
+    ):
+        edm_fast.sample(Breaking(), [5, -1], num_steps=4)
 
 
 @pytest.mark.parametrize(

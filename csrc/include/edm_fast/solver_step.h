@@ -8,9 +8,10 @@
 //   network input = in · r0'                                             scaled by c_in, cast
 //
 // A term with coefficient 0 is absent: its tensor is not read. A register whose six coefficients are all 0 keeps its
-// value. A tensor that a row needs and that is not there reads as NaN; a register that is not there is not written.
-// Products and sums are rounded one by one, in the order written, in the state's type, so every backend gives the same
-// bits.
+// value. Where D of a sample is not finite, its first_bad is lowered to the index of the row, so that overflow in the
+// network is found where it happens, without another pass. A tensor that a row needs and that is not there reads as
+// NaN; a register that is not there is not written. Products and sums are rounded one by one, in the order written, in
+// the state's type, so every backend gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +46,7 @@ struct SolverStepArgs {
     ImageView noise;                       // z, if the caller brings it
     ImageView net_input;                   // written where present
     ImageView denoised;                    // D, written where present
+    int64_t* first_bad;                    // [samples], lowered by rows that have a D; nullptr: not wanted
 };
 
 namespace cpu {
