@@ -1,4 +1,4 @@
-"""A bounded run of the fuzzer; `fuzz_reader.py` by hand runs 200,000 inputs."""
+"""A bounded run of the fuzzer; `.ci/run` has it read 200,000."""
 
 from __future__ import annotations
 

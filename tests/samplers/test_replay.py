@@ -105,6 +105,34 @@ def test_one_capture_serves_tables_of_similar_length(capture, steps):
     assert len(steps) == 1
 
 
+@pytest.mark.parametrize("bad_from", [0, 4, 5, 8])
+def test_a_replay_says_where_a_sample_is_first_not_finite(capture, steps, bad_from, monkeypatch):
+    """From an evaluation on, the second sample's label gives a row of NaN."""
+    real = evaluation.PlanEvaluation.modulations
+
+    def modulations(self, first):
+        rows, of_sample = real(self, first)
+        for index in range(max(bad_from - first, 0), len(rows)):
+            rows[index, 1] = torch.nan
+        return rows, of_sample
+
+    monkeypatch.setattr(evaluation.PlanEvaluation, "modulations", modulations)
+    net, latents = prepare(tiny()), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    table = edm_table(net.net, num_steps=5)
+    labels = torch.eye(10)[[4, 1, 4]]  # distinct rows are sorted: class 4 first
+    found = []
+    for replays in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not replays:
+                patch.setattr(execution, "replay_steps", lambda *arguments: 0)
+            first_bad = torch.full([3], 99)
+            of_net = evaluation.PlanEvaluation(net, table, labels)
+            execution.execute(table, of_net, latents, first_bad=first_bad)
+            found.append(first_bad.tolist())
+    assert found == [[99, bad_from + 1, 99]] * 2
+    assert len(steps) == 1
+
+
 def test_a_heun_step_is_one_replay(capture):
     net = prepare(tiny())
     edm_fast.sample(net, SEEDS, num_steps=9)

@@ -231,9 +231,16 @@ def test_images_that_overflow_in_float16_alone_are_made_again_in_float32():
             first_bad[chosen == 1], first_bad[chosen == 3] = 7, 6
         return images, first_bad
 
+    def worse(chosen, how):
+        images, first_bad = make(chosen, how)
+        first_bad[chosen == 3] = 5
+        return images, first_bad
+
     images = finite_images(make, seeds, [], True, str)
     assert calls == [([0, 1, 2, 3], Precision.GIVEN), ([1, 3], Precision.FLOAT32)]
     assert_same_bits(images, seeds.float()[:, None] * torch.ones(2))
+    with pytest.raises(FloatingPointError, match="1 of 4 images: seeds 18446744073709551615; first 5$"):
+        finite_images(worse, seeds, [], True, str)
     with pytest.raises(FloatingPointError, match="2 of 4 images: seeds 3, 18446744073709551615; first 6$"):
         finite_images(make, seeds, [], False, str)
 
@@ -294,9 +301,9 @@ def test_nan_names_the_seeds():
             return denoised
 
     with pytest.raises(
-        FloatingPointError, match="1 of 2 images: seeds 18446744073709551615; first at step 2 of 4, sigma 0.002$"
+        FloatingPointError, match="1 of 2 images: seeds 18446744073709551615; first at step 3 of 4, sigma 0.002$"
     ):
-        edm_fast.sample(Breaking(), [5, -1], num_steps=4)
+        edm_fast.sample(Breaking(), [5, -1], num_steps=4, solver="euler")
 
 
 @pytest.mark.parametrize(

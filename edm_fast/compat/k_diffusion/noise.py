@@ -74,7 +74,7 @@ class BrownianTreeNoiseSampler:
     """Noise as increments of a Brownian path in σ, so that it does not depend on how the way is cut into steps.
 
     A call with (sigma, sigma_next) gives the path's increment over that way, divided by √|sigma_next - sigma|. Needs
-    torchsde (`pip install 'edm-fast[k-diffusion]'`); the same seeds give what k-diffusion's class of this name gives.
+    torchsde (`pip install 'edm-fast[sde]'`); the same seeds give what k-diffusion's class of this name gives.
 
     Args:
         x: its shape, dtype and device are those of the noise.
@@ -96,7 +96,7 @@ class BrownianTreeNoiseSampler:
             import torchsde
         except ImportError:
             raise ImportError(
-                "noise_sampler: the default, a Brownian tree, needs torchsde: pip install 'edm-fast[k-diffusion]', or "
+                "noise_sampler: the default, a Brownian tree, needs torchsde: pip install 'edm-fast[sde]', or "
                 "give noise_sampler, randn_like or seeds"
             ) from None
         if seed is None:
