@@ -41,7 +41,7 @@ def solver_step(
 
     if first_bad is not None and (denoised is not None or any(update[4] != 0 for update in updates)):
         bad = ~torch.isfinite(D).unsqueeze(-1).flatten(1).all(dim=1)
-        first_bad.copy_(torch.where(bad, first_bad.clamp(max=index + 1), first_bad))
+        first_bad.copy_(torch.where(bad, first_bad.clamp(max=index), first_bad))
     new = []
     for register, update in zip(registers, updates, strict=True):
         terms = list(zip(update, [*registers, D, noise], strict=True))

@@ -95,6 +95,28 @@ def test_classes_by_request_and_by_seed(tmp_path):
         assert np.array_equal(pixels(tmp_path / "random" / f"{seed:06d}.png"), by_seed[seed, :, :, 0])
 
 
+def test_every_option_of_nvlabs_tool_is_there_with_its_default():
+    theirs = {
+        "network": None, "outdir": None, "seeds": "0-63", "subdirs": None, "class": None, "batch": 64, "steps": 18,
+        "sigma_min": None, "sigma_max": None, "rho": 7, "S_churn": 0, "S_min": 0, "S_max": float("inf"), "S_noise": 1,
+        "solver": None, "disc": None, "schedule": None, "scaling": None,
+    }  # fmt: skip
+    ours = {option.opts[0].removeprefix("--"): option for option in generate.params}
+    assert set(theirs) <= set(ours)
+    for name, default in theirs.items():
+        # What has no default there has ours here: the shipped model, a folder, and what edm_sampler does.
+        assert default is None or ours[name].default == default
+    assert [ours[name].default for name in ("solver", "disc", "schedule", "scaling")] == [
+        "heun",
+        "edm",
+        "linear",
+        "none",
+    ]
+    assert list(ours["disc"].type.choices) == ["edm", "vp", "ve", "iddpm"]
+    assert list(ours["schedule"].type.choices) == ["linear", "vp", "ve"]
+    assert list(ours["scaling"].type.choices) == ["none", "vp"]
+
+
 @pytest.mark.parametrize("class_idx", [None, 2])
 def test_the_noise_of_torch_generators(class_idx, tmp_path):
     """The tool's loop by hand: float32 latents, a class whether it is used or not, a float64 tensor per step."""
