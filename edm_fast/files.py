@@ -31,19 +31,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
-def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove temporary files of `paths` whose process is gone, as after a kill."""
+def remove_leftovers(paths: Iterable[Path], writing: bool = True) -> None:
+    """Remove temporary files of `paths` whose process is gone, as after a kill.
+
+    `writing`: this process may be at it in another thread. If not, its number on a file is that of a process that had
+    it before, as in containers where every run is the first process.
+    """
     targets = set(paths)
     for folder in {target.parent for target in targets}:
         for part in folder.glob(".*.part"):
             # .NAME.PID-RANDOM.part
             name, _, unique = part.name[1 : -len(".part")].rpartition(".")
             pid = unique.partition("-")[0]
-            if folder / name in targets and pid.isdecimal() and not _alive(int(pid)):
+            if folder / name in targets and pid.isdecimal() and not _alive(int(pid), writing):
                 part.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, ours: bool) -> bool:
+    if pid == os.getpid():
+        return ours
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -103,7 +103,9 @@ def random_unet() -> UNet2DModel:
 
 
 @click.command()
-@click.option("--pipeline", help="A DDPMPipeline, folder or name.  [default: random weights]")
+@click.option(
+    "--pipeline", help="A DDPMPipeline, folder or name; its last class, if any, means none.  [default: random weights]"
+)
 @click.option("--outdir", type=Folder(), default="out", show_default=True, help="Where the contact sheet goes.")
 @click.option("--seeds", type=SeedList(), default="0-7", show_default=True, help="Seeds, such as 1,2,5-10.")
 @click.option("--steps", type=click.IntRange(min=1), default=18, show_default=True, help="Number of steps.")

@@ -30,7 +30,7 @@ from edm_fast.samplers import edm_table, sample
 from edm_fast.samplers.edm import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from edm_fast.samplers.guidance import guidance_of
 from edm_fast.samplers.noise import RNGS, random_classes
-from edm_fast.samplers.recovery import in_batches
+from edm_fast.samplers.recovery import NotFiniteError, in_batches
 from edm_fast.samplers.solvers import SOLVERS
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def generate(
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from None
     settings: dict[str, object] = {"network": file_hash, "class": class_idx, "dtype": dtype, "device": device.type}
-    settings |= {**options, "rng": rng}
+    settings |= {**options, "rng": rng, "subdirs": subdirs}
     if guidance == 1 and (gnet is not None or guidance_interval != (0, math.inf)):
         raise click.UsageError("--gnet and --guidance_interval mean nothing without --guidance")
     if guidance != 1:
@@ -168,13 +168,16 @@ def generate(
         if len(todo) < len(mine):
             logger.info("%d of %d images are already in %s", len(mine) - len(todo), len(mine), outdir)
         options |= {"rng": rng, "debug_overflow": debug_overflow}
+        broken: list[str] = []
         with tqdm(total=len(todo), unit="image", disable=None) as bar:
             in_batches(
-                lambda part: _make(net, todo[part], class_idx, options, folder),
+                lambda part: broken.extend(_make(net, todo[part], class_idx, options, folder)),
                 len(todo),
                 batch,
                 lambda done, _: bar.update(done - bar.n),
             )
+        if broken:
+            raise click.ClickException("\n".join(broken))
         if grid:
             _write_grid(folder, seeds)
     except OtherSettingsError as error:
@@ -182,7 +185,7 @@ def generate(
     except OSError as error:
         name = error.filename or outdir
         raise click.ClickException(f"cannot write {name}: {error.strerror or error}") from None
-    except (FloatingPointError, MemoryError) as error:
+    except MemoryError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{len(mine)} images in {outdir}")
 
@@ -233,7 +236,10 @@ def _hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _make(net: Precond, seeds: list[int], class_idx: int | None, options: dict[str, Any], folder: ImageFolder) -> None:
+def _make(
+    net: Precond, seeds: list[int], class_idx: int | None, options: dict[str, Any], folder: ImageFolder
+) -> list[str]:
+    """Write the images of a batch; says which are missing because the network gave NaN or infinity."""
     labels = None
     if net.label_dim and class_idx is not None:
         labels = [class_idx] * len(seeds)
@@ -241,8 +247,16 @@ def _make(net: Precond, seeds: list[int], class_idx: int | None, options: dict[s
         keys = seed_tensor(seeds, next(net.parameters()).device)
         shape = (net.img_channels, net.img_resolution, net.img_resolution)
         labels = random_classes(keys, net.label_dim, options["rng"], shape)
-    made = sample(net, seeds, labels, batch=None, **options)
-    folder.write(seeds, map(images.png_bytes, images.to_bytes(made)))
+    broken: list[str] = []
+    try:
+        made = sample(net, seeds, labels, batch=None, **options)
+    except NotFiniteError as error:
+        made = error.images[error.finite]
+        seeds = [seed for seed, finite in zip(seeds, error.finite.tolist(), strict=True) if finite]
+        broken.append(str(error))
+    if seeds:
+        folder.write(seeds, map(images.png_bytes, images.to_bytes(made)))
+    return broken
 
 
 def _write_grid(folder: ImageFolder, seeds: list[int]) -> None:

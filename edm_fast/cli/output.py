@@ -22,7 +22,7 @@ GRID = "grid.png"
 
 
 class OtherSettingsError(ValueError):
-    """The folder's images were made with other settings."""
+    """The folder belongs to other settings, or it is not known to which."""
 
 
 class ImageFolder:
@@ -31,7 +31,7 @@ class ImageFolder:
     Args:
         settings: what the images depend on, by name.
 
-    Raises OtherSettingsError if there are images of other settings; nothing is written then.
+    Raises OtherSettingsError if the folder belongs to other settings; no image is written then.
     """
 
     def __init__(self, outdir: Path, settings: Mapping[str, object], subdirs: bool) -> None:
@@ -39,12 +39,15 @@ class ImageFolder:
         self.subdirs = subdirs
         wanted = {name: str(value) for name, value in settings.items()}
         if self._settings() is None:
+            if self._noted():
+                raise OtherSettingsError(f"{outdir / MANIFEST} notes images without the settings that made them")
             outdir.mkdir(parents=True, exist_ok=True)
             self._append([json.dumps({"settings": wanted})])
         # Of two runs that begin at once the one whose line came first has the folder.
         there = self._settings()
         if there != wanted:
-            raise OtherSettingsError(f"{outdir} holds images of other settings: {_difference(there or {}, wanted)}")
+            difference = _difference(there or {}, wanted)
+            raise OtherSettingsError(f"{outdir / MANIFEST} belongs to other settings, use another folder: {difference}")
 
     def path(self, seed: int) -> Path:
         folder = self.outdir / f"{seed - seed % 1000:06d}" if self.subdirs else self.outdir
@@ -57,7 +60,7 @@ class ImageFolder:
         """
         noted = self._noted()
         missing = [seed for seed in seeds if noted.get(seed) is None or noted[seed] != _hash_file(self.path(seed))]
-        remove_leftovers([*map(self.path, missing), self.outdir / GRID])
+        remove_leftovers([*map(self.path, missing), self.outdir / GRID], writing=False)
         return missing
 
     def write(self, seeds: Iterable[int], files: Iterable[bytes]) -> None:
@@ -77,7 +80,9 @@ class ImageFolder:
         text = "\n" + "\n".join(lines) + "\n"
         descriptor = os.open(manifest, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, text.encode())
+            left = memoryview(text.encode())
+            while left:  # a disk that is nearly full takes a part
+                left = left[os.write(descriptor, left) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

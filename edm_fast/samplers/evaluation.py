@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from edm_fast.plan import Prepared
 from edm_fast.plan.cache import prepared_for
 from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.plan.steps import StepTable
+from edm_fast.reference import preconditioning as reference
 from edm_fast.samplers.table import SolverTable, whole_steps
 
 # Modulation rows are made for as many evaluations as fit.
@@ -177,7 +179,12 @@ def evaluation_of(
         return PlanEvaluation(prepared, table, class_labels)
     if is_plain_precond(net):
         return PrecondEvaluation(net, table, class_labels, device, force_fp32)
-    return DenoiserEvaluation(net, table, class_labels, device, state_dtype)
+    return DenoiserEvaluation(in_float32(net) if force_fp32 else net, table, class_labels, device, state_dtype)
+
+
+def in_float32(net: Any) -> Any:
+    """The network, made to compute in float32 if that can be asked of it."""
+    return functools.partial(net, force_fp32=True) if isinstance(net, reference.Precond) else net
 
 
 def checked_output(output: Any, net_input: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ al. 2024) a weaker network; outside an interval of noise levels (Kynkäänniemi 
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import numbers
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from edm_fast.networks import Precond
 from edm_fast.plan import Prepared
 from edm_fast.plan.cache import prepared_for
 from edm_fast.samplers import arguments
-from edm_fast.samplers.evaluation import DenoiserEvaluation, Evaluation, evaluation_of
+from edm_fast.samplers.evaluation import DenoiserEvaluation, Evaluation, evaluation_of, in_float32
 from edm_fast.samplers.table import SolverTable
 
 logger = logging.getLogger(__name__)
@@ -123,11 +121,10 @@ def guided(
     main = evaluation_of(net, table, class_labels, device, state_dtype, force_fp32, prepare)
     if guidance is None:
         return main, None
-    other = guidance.net.net if force_fp32 and isinstance(guidance.net, Prepared) else guidance.net
-    guide = evaluation_of(other, table, guidance.class_labels, device, state_dtype, force_fp32, prepare)
+    guide = evaluation_of(guidance.net, table, guidance.class_labels, device, state_dtype, force_fp32, prepare)
     if not _same_input(main, guide):
         logger.info("net and gnet take different inputs: each is evaluated as a denoiser, and no step is captured")
-        denoisers = [_denoiser(each, device, force_fp32, prepare) for each in (net, other)]
+        denoisers = [_denoiser(each, device, force_fp32, prepare) for each in (net, guidance.net)]
         main = DenoiserEvaluation(denoisers[0], table, class_labels, device, state_dtype)
         guide = DenoiserEvaluation(denoisers[1], table, guidance.class_labels, device, state_dtype)
     return main, Guide(guide, guidance.weights(table))
@@ -138,7 +135,7 @@ def _denoiser(net: Any, device: torch.device, force_fp32: bool, prepare: bool) -
     prepared = prepared_for(net, device, force_fp32) if prepare and not isinstance(net, Prepared) else None
     if prepared is not None:
         return prepared
-    return functools.partial(net, force_fp32=True) if force_fp32 and isinstance(net, Precond) else net
+    return in_float32(net) if force_fp32 else net
 
 
 def _same_input(main: Evaluation, guide: Evaluation) -> bool:

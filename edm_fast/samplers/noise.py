@@ -70,7 +70,7 @@ def generator_noise(
     Classes are drawn wherever the network has labels, used or not, so that the steps' noise does not depend on that.
     """
     random = StackedRandomGenerator(seeds.device, seeds)
-    latents = random.randn([len(seeds), *shape], device=seeds.device)
+    latents = random.randn([len(seeds), *shape], dtype=torch.float32, device=seeds.device)
     classes = random.randint(label_dim, size=[len(seeds)], device=seeds.device) if label_dim else seeds.new_zeros(0)
     return latents, {"randn_like": random.randn_like}, classes
 

@@ -14,6 +14,7 @@ import torch
 
 from edm_fast.networks import Precond
 from edm_fast.plan import Prepared
+from edm_fast.plan.cache import prepared_for
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ def in_batches(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch's CPU allocator reports exhaustion as a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """PyTorch's CPU allocator, the CUDA runtime and its libraries report exhaustion as a plain RuntimeError."""
+    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
 
 
 def _bytes_wanted(message: str) -> int | None:
@@ -64,21 +66,37 @@ def _bytes_wanted(message: str) -> int | None:
 
 
 class Precision(enum.Enum):
-    """How images are made: as the caller asked, in float32, or as asked but layer by layer."""
+    """How images are made: as the caller asked or in float32; where a layer is looked for, without a plan."""
 
     GIVEN = enum.auto()
     FLOAT32 = enum.auto()
-    LAYERS = enum.auto()
+    GIVEN_LAYERS = enum.auto()
+    FLOAT32_LAYERS = enum.auto()
+
+    @property
+    def forced(self) -> bool:
+        """Whether networks must run in float32."""
+        return self in (Precision.FLOAT32, Precision.FLOAT32_LAYERS)
 
     def of(self, net: Any) -> Any:
-        """The network to use. Layers, and float32, are those of the network that was prepared."""
+        """The network to use, for one that may be prepared."""
         if self is Precision.GIVEN or not isinstance(net, Prepared):
             return net
-        if self is Precision.FLOAT32 or not isinstance(net.net, Precond):
-            return net.net
+        if self is Precision.FLOAT32:
+            return prepared_for(net.net, net.device, force_fp32=True) or Prepared(net.net, torch.float32, "auto")
         layers = copy.copy(net.net)  # the dtype is the copy's own, the layers are shared
-        layers.compute_dtype = net.dtype
+        if self is Precision.GIVEN_LAYERS and isinstance(layers, Precond):
+            layers.compute_dtype = net.dtype
         return layers
+
+
+class NotFiniteError(FloatingPointError):
+    """Some images have NaN or infinity, even in float32. `images` holds all, `finite` tells which of them are good."""
+
+    def __init__(self, message: str, images: torch.Tensor, finite: torch.Tensor) -> None:
+        super().__init__(message)
+        self.images = images
+        self.finite = finite
 
 
 def finite_images(
@@ -96,13 +114,13 @@ def finite_images(
     those that are not finite, and no others, are made again in float32; with `debug` the first layer that overflowed
     is reported.
 
-    Raises FloatingPointError with the seeds of the images that are still not finite, and the first layer that broke.
+    Raises NotFiniteError with the seeds of the images that are still not finite, and the first layer that broke.
     """
     everything = torch.arange(len(seeds), device=seeds.device)
     images, first_bad = make(everything, Precision.GIVEN)
     broken = everything[first_bad != FINITE]
     if len(broken) and half:
-        layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.LAYERS)) if debug else None
+        layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.GIVEN_LAYERS)) if debug else None
         logger.warning(
             "%d images overflowed in 16 bits and are made again in float32: seeds %s; first %s%s",
             len(broken), _listed(seeds[broken]), place(int(first_bad.min())), _in_layer(layer),
@@ -110,11 +128,11 @@ def finite_images(
         images[broken], first_bad = make(broken, Precision.FLOAT32)
         broken = broken[first_bad != FINITE]
     if len(broken):
-        layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.FLOAT32))
-        raise FloatingPointError(
-            f"net: gave NaN or infinity for {len(broken)} of {len(images)} images: seeds {_listed(seeds[broken])}; "
-            f"first {place(int(first_bad.min()))}" + _in_layer(layer)
-        )
+        layer = first_bad_layer(nets, lambda: make(broken[:1], Precision.FLOAT32_LAYERS))
+        message = f"net: gave NaN or infinity for {len(broken)} of {len(images)} images: seeds {_listed(seeds[broken])}"
+        finite = torch.ones_like(everything, dtype=torch.bool)
+        finite[broken] = False
+        raise NotFiniteError(f"{message}; first {place(int(first_bad.min()))}{_in_layer(layer)}", images, finite)
     return images
 
 

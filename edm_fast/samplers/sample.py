@@ -13,9 +13,9 @@ import torch
 from edm_fast.ops.backends import usable_device
 from edm_fast.ops.tensors import seed_tensor
 from edm_fast.plan import Prepared
+from edm_fast.reference.preconditioning import Precond
 from edm_fast.samplers import arguments
 from edm_fast.samplers.edm import edm_table
-from edm_fast.samplers.evaluation import is_plain_precond, runs_in_half
 from edm_fast.samplers.execution import Callback, execute
 from edm_fast.samplers.guidance import guidance_of, guided
 from edm_fast.samplers.noise import RNGS, generator_noise, keyed_noise
@@ -66,7 +66,7 @@ def sample(
         prepare: run networks of this library in evaluation mode through `edm_fast.prepare(net)`. Its packed weights are
             kept with the network. Pass a prepared network to choose its dtype.
         progress: called with (images done, images in all) after each batch.
-        callback: called with a `Progress` once per step of each batch.
+        callback: called with a `Progress` once per step of each batch; a batch that did not fit begins again.
         guidance: w of D = D_g + w·(D − D_g); 1 is no guidance.
         gnet: gives D_g: another network on the same device (autoguidance), which gets the labels if it takes any; by
             default `net` without labels (classifier-free guidance).
@@ -78,7 +78,8 @@ def sample(
 
     Raises:
         ValueError, TypeError: an argument out of range; names it.
-        FloatingPointError: images with NaN or infinity, even in float32; names their seeds and the first layer.
+        FloatingPointError: images with NaN or infinity, even in float32; names their seeds, the step and the first
+            layer.
         MemoryError: a single image does not fit; says how many bytes were wanted.
     """
     if batch is not None:
@@ -115,9 +116,7 @@ def sample(
                 else:
                     latents, noise = keyed_noise(image_shape, chosen_seeds, state_dtype)
                 asked = guidance_of(ours, labels, guidance, theirs, guidance_interval)
-                evaluation, guide = guided(
-                    ours, asked, table, labels, where, state_dtype, how is Precision.FLOAT32, prepare
-                )
+                evaluation, guide = guided(ours, asked, table, labels, where, state_dtype, how.forced, prepare)
             first_bad = torch.full_like(chosen_seeds, FINITE)
             made = execute(
                 table,
@@ -130,7 +129,9 @@ def sample(
                 first_bad=first_bad,
                 **noise,
             )
-            return made, first_bad
+            # What is finite in the state may not be in the image.
+            finite = torch.isfinite(made).flatten(1).all(dim=1)
+            return made, first_bad.where(finite, first_bad.clamp(max=table.evaluations))
 
         images[part] = finite_images(chosen_images, part_seeds, nets, half, place, debug_overflow)
 
@@ -147,7 +148,7 @@ def sample(
 def _runs_in_half(net: Any, device: torch.device) -> bool:
     if isinstance(net, Prepared):
         return net.dtype != torch.float32
-    return is_plain_precond(net) and runs_in_half(net, device)
+    return isinstance(net, Precond) and net.network_dtype(device, force_fp32=False) != torch.float32
 
 
 def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,8 +206,9 @@ def test_temporary_files_of_a_killed_run_go_with_their_image(tiny, tmp_path):
     """Those of other seeds stay, which another rank may be writing, and those of a process that is alive."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    alive = f".000000.png.{os.getpid()}-12ab34cd.part"
-    for name in (f".000001.png.{gone.pid}-12ab34cd.part", ".000009.png.1-12ab34cd.part", alive):
+    alive = f".000000.png.{os.getppid()}-12ab34cd.part"
+    ours = f".000000.png.{os.getpid()}-12ab34cd.part"  # of a process that had our number
+    for name in (ours, f".000001.png.{gone.pid}-12ab34cd.part", ".000009.png.1-12ab34cd.part", alive):
         (tmp_path / name).write_bytes(b"half")
     run("--network", tiny, "--outdir", tmp_path, "--seeds", "0,1", "--steps", 1)
     names = {path.name for path in tmp_path.iterdir()}
@@ -215,9 +217,8 @@ def test_temporary_files_of_a_killed_run_go_with_their_image(tiny, tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(tiny, tmp_path):
     other = EDMPrecond(img_resolution=8, img_channels=3, **TINY)
-    torch.nn.init.normal_(
-        other.model.out_conv.weight if hasattr(other.model, "out_conv") else other.model.enc["8x8_conv"].weight
-    )
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     save_network(other, tmp_path / "other.safetensors")
     out = tmp_path / "out"
     arguments = ["--network", tiny, "--outdir", out, "--seeds", "0"]
@@ -227,6 +228,7 @@ def test_other_settings_in_the_same_folder_are_refused(tiny, tmp_path):
         (["--steps", 3], "num_steps is 2 there and 3 here"),
         (["--steps", 2, "--S_churn", 1], "S_churn is 0.0 there and 1.0 here"),
         (["--steps", 2, "--rng", "torch"], "rng is philox there and torch here"),
+        (["--steps", 2, "--subdirs"], "subdirs is False there and True here"),
         (["--steps", 2, "--network", tmp_path / "other.safetensors"], "network is"),
         (["--steps", 2, "--gnet", tiny, "--guidance", 2], "guidance is not set there and 2.0 here"),
     ):
@@ -246,8 +248,8 @@ def test_of_two_runs_that_begin_at_once_the_first_line_has_the_folder(tmp_path):
         ImageFolder(tmp_path, {"steps": 3}, subdirs=False)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_them(tiny, tmp_path, signal_number):
+def test_an_interrupted_run_leaves_whole_files_and_the_next_one_completes_them(tiny, tmp_path):
+    """By Ctrl-C; test_interrupted.py has kills."""
     arguments = ["--network", tiny, "--seeds", "0-199", "--steps", 2, "--batch", 2]
     run(*arguments, "--outdir", tmp_path / "whole")
     out = tmp_path / "killed"
@@ -258,7 +260,7 @@ def test_a_killed_run_leaves_whole_files_and_the_next_one_completes_them(tiny, t
     deadline = time.monotonic() + 60
     while len(list(out.glob("*.png"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.send_signal(signal_number)
+    process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) != 0
     partial = list(out.glob("*.png"))
     assert 6 <= len(partial) < 200
@@ -486,6 +488,67 @@ def test_an_overflowing_network_names_the_seeds(tmp_path):
     output = run("--network", tmp_path / "wild.safetensors", "--outdir", tmp_path / "o", "--seeds", "11", expect=1)
     assert "seeds 11" in output
     assert not list((tmp_path / "o").glob("*.png"))
+
+
+def test_a_seed_that_breaks_does_not_keep_the_others_from_their_images(tmp_path):
+    """Its class does; what the others get is what they get alone, and a rerun tries the one alone."""
+    net = tiny_network("adm", label_dim=3)
+    with torch.no_grad():
+        net.model.map_label.weight[:, 2] = 1e38
+    save_network(net, tmp_path / "net.safetensors")
+    seeds = list(range(9))
+    broken = {seed for seed in seeds if random_class(seed, 3) == 2}
+    assert 1 < len(broken) < 9
+    out = tmp_path / "out"
+    arguments = [
+        "--network",
+        tmp_path / "net.safetensors",
+        "--outdir",
+        out,
+        "--seeds",
+        "0-8",
+        "--steps",
+        2,
+        "--batch",
+        3,
+    ]
+    for _ in range(2):
+        output = run(*arguments, expect=1)
+        for seed in broken:
+            assert re.search(rf"seeds ([0-9, ]+, )?{seed}\b", output)
+        assert {int(path.stem) for path in out.glob("*.png")} == set(seeds) - broken
+    expected = images.to_bytes(edm_fast.sample(net, [0], [random_class(0, 3)], num_steps=2))
+    assert np.array_equal(pixels(out / "000000.png"), expected[0])
+
+
+def test_debug_overflow_reaches_the_sampler(tiny, tmp_path, monkeypatch):
+    module = sys.modules[generate.callback.__module__]
+    asked = []
+    monkeypatch.setattr(
+        module, "sample", lambda *rest, debug_overflow, **more: asked.append(debug_overflow) or torch.zeros(1, 3, 8, 8)
+    )
+    for number, options in enumerate(([], ["--debug-overflow"])):
+        run("--network", tiny, "--outdir", tmp_path / str(number), "--seeds", 0, *options)
+    assert asked == [False, True]
+
+
+def test_a_manifest_that_the_disk_takes_by_halves_is_whole(tiny, tmp_path, monkeypatch):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-3", "--steps", 1]
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: (len(data) + 1) // 2]))
+    run(*arguments)
+    monkeypatch.undo()
+    records = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines() if line]
+    assert "settings" in records[0]
+    assert [record["seed"] for record in records[1:]] == [0, 1, 2, 3]
+
+
+def test_noted_images_without_settings_are_not_taken_over(tiny, tmp_path):
+    arguments = ["--network", tiny, "--outdir", tmp_path, "--seeds", "0-3", "--steps", 1]
+    run(*arguments)
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("\n".join(line for line in manifest.read_text().splitlines() if "settings" not in line))
+    assert "without the settings" in run(*arguments, expect=2)
 
 
 @pytest.mark.parametrize("kind", ["ddpmpp", "adm"])

@@ -248,7 +248,7 @@ def test_the_default_noise_says_what_it_needs(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_torchsde)
     for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"):
-        with pytest.raises(ImportError, match=r"^noise_sampler: .*torchsde.*edm-fast\[k-diffusion\].*seeds"):
+        with pytest.raises(ImportError, match=r"^noise_sampler: .*torchsde.*edm-fast\[sde\].*seeds"):
             getattr(ours, f"sample_{name}")(Model(), X, SIGMAS, disable=True)
     ours.sample_dpmpp_2m_sde(Model(), X, SIGMAS, disable=True, eta=0.0)
 

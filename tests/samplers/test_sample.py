@@ -85,6 +85,12 @@ def test_noise_of_torch_generators_in_any_batch(S_churn):
     images = edm_fast.sample(mixture(), SEEDS, rng="torch", **options)
     assert relative_error(images, expected) <= 2 * torch.finfo(torch.float32).eps
     assert_same_bits(edm_fast.sample(mixture(), SEEDS, rng="torch", batch=2, **options), images)
+    net = mixture()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_same_bits(edm_fast.sample(net, SEEDS, rng="torch", **options), images)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("S_churn", [0, 10])
@@ -176,6 +182,8 @@ class OutOfMemory(GaussianDenoiser):
     [
         torch.OutOfMemoryError("Tried to allocate 20.00 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -267,6 +275,38 @@ def test_samples_that_overflow_in_float16_are_made_again_in_float32(caplog):
     caplog.clear()
     for batch in (1, 2, 3):
         assert_same_bits(edm_fast.sample(net, seeds, labels, num_steps=3, batch=batch), whole)
+
+
+def test_a_dtype_that_the_network_chose_itself_is_given_up_too(caplog):
+    """By its plan, by its layers where there is none, and by its own forward where that is hooked into."""
+    net = overflowing().net
+    expected = edm_fast.sample(net, [7, 8], [3, 1], num_steps=2)
+    net.compute_dtype = torch.float16
+    for change in (lambda: None, lambda: net.register_forward_hook(lambda *arguments: None)):
+        change()
+        caplog.clear()
+        made = edm_fast.sample(net, [7, 8], [3, 1], num_steps=2)
+        assert "1 images overflowed in 16 bits and are made again in float32: seeds 7;" in caplog.text
+        assert relative_error(made[0], expected[0]) <= SAMPLER_FLOAT32
+        assert SAMPLER_FLOAT32 < relative_error(made[1], expected[1]) < 0.1
+
+
+def test_dropout_does_not_act_in_float32_if_it_does_not_in_float16():
+    net = overflowing()
+    expected = edm_fast.sample(net, [7], [3], num_steps=2)
+    net.net.train()
+    for module in net.net.modules():
+        module.dropout = 0.5
+    assert_same_bits(edm_fast.sample(net, [7], [3], num_steps=2), expected)
+
+
+def test_images_that_float32_cannot_hold_are_not_given():
+    def net(x, sigma, class_labels):
+        return torch.full_like(x, 1e39)
+
+    with pytest.raises(FloatingPointError, match="seeds 4; first at step 1 of 2, sigma 0.002$") as caught:
+        edm_fast.sample(net, [4], num_steps=2, solver="euler", shape=(1, 2, 2))
+    assert caught.value.finite.tolist() == [False]
 
 
 def test_debug_overflow_names_the_first_layer(caplog):
