@@ -114,8 +114,8 @@ def generate(
 ) -> None:
     """Make one PNG per seed in OUTDIR.
 
-    An image depends on its seed and the settings; noise and solver do not see --batch (the network's last bits may,
-    see `edm-fast info`). A run that was interrupted goes on where it stopped; other settings need another folder. Under
+    An image depends on its seed and the settings; --batch does not matter (but to the last bits of networks on
+    CUDA). A run that was interrupted goes on where it stopped; other settings need another folder. Under
     torchrun every rank makes its share of the seeds, and so does every process with a --shard of its own.
     """
     rank, ranks = _share(shard)

@@ -45,4 +45,5 @@ def _rows() -> Iterator[tuple[str, str]]:
             yield f"cuda:{index}", f"{properties.name}, compute capability {capability}, {memory:.0f} GiB"
     yield "default device", "cuda, because it is usable" if usable else "cpu, because cuda is not usable"
     yield "noise and sampler", "our kernels: the same bits for a seed on every device and for every batch split"
-    yield "networks", "PyTorch's convolutions: the last bits may depend on batch size, device and threads"
+    yield "networks on cpu", "prepared, our kernels: the same bits for every batch size and number of threads"
+    yield "networks on cuda", "PyTorch's convolutions: the last bits may depend on the batch size"
