@@ -292,7 +292,7 @@ def test_on_cuda_captures_outlive_those_that_were_dropped():
         assert_same_bits(edm_fast.sample(net, seeds, num_steps=4), looped(net, seeds, num_steps=4))
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+@pytest.mark.skipif(not cuda_usable() or torch.cuda.device_count() < 2, reason="needs two devices and CUDA kernels")
 def test_on_cuda_each_device_captures_its_own():
     images = {
         device: edm_fast.sample(prepare(edm_fast.load(device=device)), SEEDS, num_steps=4)
