@@ -17,23 +17,27 @@ from torch.nn import functional
 InitMode = Literal["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"]
 
 
-def weight_init(shape: Sequence[int], mode: str, fan_in: int, fan_out: int) -> Tensor:
-    """Draw initial weights of `shape` in float32 from torch's default generator.
+def weight_init(shape: Sequence[int], mode: str, fan_in: int, fan_out: int, scale: float) -> Tensor:
+    """Draw initial weights of `shape` in float32 from torch's default generator, times `scale`.
 
     xavier has variance 2 / (fan_in + fan_out), kaiming 1 / fan_in; `_uniform` and `_normal` name the distribution.
-    Raises ValueError for another mode.
+    Where tensors have no content (`torch.device('meta')`) nothing is drawn. Raises ValueError for another mode.
     """
+    if torch.get_default_device().type == "meta":
+        return torch.empty(*shape)
     if mode == "xavier_uniform":
-        return math.sqrt(6 / (fan_in + fan_out)) * (2 * torch.rand(*shape) - 1)
-    if mode == "xavier_normal":
-        return math.sqrt(2 / (fan_in + fan_out)) * torch.randn(*shape)
-    if mode == "kaiming_uniform":
-        return math.sqrt(3 / fan_in) * (2 * torch.rand(*shape) - 1)
-    if mode == "kaiming_normal":
-        return math.sqrt(1 / fan_in) * torch.randn(*shape)
-    raise ValueError(
-        f"mode must be xavier_uniform, xavier_normal, kaiming_uniform or kaiming_normal, but it is {mode!r}"
-    )
+        drawn = math.sqrt(6 / (fan_in + fan_out)) * (2 * torch.rand(*shape) - 1)
+    elif mode == "xavier_normal":
+        drawn = math.sqrt(2 / (fan_in + fan_out)) * torch.randn(*shape)
+    elif mode == "kaiming_uniform":
+        drawn = math.sqrt(3 / fan_in) * (2 * torch.rand(*shape) - 1)
+    elif mode == "kaiming_normal":
+        drawn = math.sqrt(1 / fan_in) * torch.randn(*shape)
+    else:
+        raise ValueError(
+            f"mode must be xavier_uniform, xavier_normal, kaiming_uniform or kaiming_normal, but it is {mode!r}"
+        )
+    return drawn * scale
 
 
 class Linear(nn.Module):
@@ -54,9 +58,9 @@ class Linear(nn.Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        fans = {"mode": init_mode, "fan_in": in_features, "fan_out": out_features}
-        self.weight = nn.Parameter(weight_init([out_features, in_features], **fans) * init_weight)  # type: ignore[arg-type]
-        self.bias = nn.Parameter(weight_init([out_features], **fans) * init_bias) if bias else None  # type: ignore[arg-type]
+        how = (init_mode, in_features, out_features)
+        self.weight = nn.Parameter(weight_init([out_features, in_features], *how, init_weight))
+        self.bias = nn.Parameter(weight_init([out_features], *how, init_bias)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out_features] in x's dtype."""
@@ -100,14 +104,14 @@ class Conv2d(nn.Module):
         self.up = up
         self.down = down
         self.fused_resample = fused_resample
-        fan_in, fan_out = in_channels * kernel**2, out_channels * kernel**2
+        how = (init_mode, in_channels * kernel**2, out_channels * kernel**2)
         self.weight: nn.Parameter | None = None
         self.bias: nn.Parameter | None = None
         if kernel:
             shape = [out_channels, in_channels, kernel, kernel]
-            self.weight = nn.Parameter(weight_init(shape, init_mode, fan_in, fan_out) * init_weight)
+            self.weight = nn.Parameter(weight_init(shape, *how, init_weight))
             if bias:
-                self.bias = nn.Parameter(weight_init([out_channels], init_mode, fan_in, fan_out) * init_bias)
+                self.bias = nn.Parameter(weight_init([out_channels], *how, init_bias))
         taps = torch.as_tensor(resample_filter, dtype=torch.float32)
         kernel_2d = taps.outer(taps)[None, None] / taps.sum().square()
         self.register_buffer("resample_filter", kernel_2d if up or down else None)
