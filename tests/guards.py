@@ -36,13 +36,17 @@ class Guards:
         return buffer[BAND : BAND + count].view(sizes)
 
     def empty_like(
-        self, tensor: torch.Tensor, *, memory_format: torch.memory_format = torch.preserve_format
+        self,
+        tensor: torch.Tensor,
+        *,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.preserve_format,
     ) -> torch.Tensor:
         """As `empty`; images are channels-last."""
         last = tensor.dim() == 4 and memory_format in (torch.preserve_format, torch.channels_last)
         return self.empty(
             tensor.shape,
-            dtype=tensor.dtype,
+            dtype=dtype or tensor.dtype,
             device=tensor.device,
             memory_format=torch.channels_last if last else torch.contiguous_format,
         )

@@ -3,6 +3,7 @@
 
 #include "network_ops.h"
 #include "ops.h"
+#include "training_ops.h"
 
 namespace edm_fast::bindings {
 
@@ -19,6 +20,9 @@ inline void def_cuda_ops(py::module_& module) {
     def_group_norm_silu_grad(module, &on_stream<GroupNormSiluGradArgs, cuda::group_norm_silu_grad>);
     def_resample(module, &on_stream<ResampleArgs, cuda::resample>);
     def_residual(module, &on_stream<ResidualArgs, cuda::residual>);
+    def_noise_augment(module, &on_stream<NoiseAugmentArgs, cuda::noise_augment>);
+    def_denoising_loss(module, &on_stream<DenoisingLossArgs, cuda::denoising_loss>);
+    def_denoising_loss_grad(module, &on_stream<DenoisingLossGradArgs, cuda::denoising_loss_grad>);
 }
 
 }  // namespace edm_fast::bindings

@@ -6,8 +6,10 @@
 
 #include "edm_fast/attention.h"
 #include "edm_fast/conv2d.h"
+#include "edm_fast/denoising_loss.h"
 #include "edm_fast/group_norm_silu.h"
 #include "edm_fast/linear.h"
+#include "edm_fast/noise_augment.h"
 #include "edm_fast/plan.h"
 #include "edm_fast/randn.h"
 #include "edm_fast/resample.h"
@@ -136,5 +138,8 @@ EDM_FAST_CPU_OP(group_norm_silu_grad, GroupNormSiluGradArgs)
 EDM_FAST_CPU_OP(resample, ResampleArgs)
 EDM_FAST_CPU_OP(residual, ResidualArgs)
 EDM_FAST_CPU_OP(attention_grad, AttentionGradArgs)
+EDM_FAST_CPU_OP(noise_augment, NoiseAugmentArgs)
+EDM_FAST_CPU_OP(denoising_loss, DenoisingLossArgs)
+EDM_FAST_CPU_OP(denoising_loss_grad, DenoisingLossGradArgs)
 
 }  // namespace edm_fast::cpu

@@ -15,6 +15,8 @@ from edm_fast.ops.tensors import check_device, check_float, check_writable, imag
 DOMAIN_SAMPLER = 0
 DOMAIN_LABELS = 1
 DOMAIN_USER = 2
+DOMAIN_TRAINING = 3
+DOMAIN_NOISE_LEVEL = 4
 
 _MASK32 = 0xFFFFFFFF
 
@@ -54,7 +56,7 @@ def randn(
     shape = [int(extent) for extent in shape_per_sample]
     if any(extent < 0 for extent in shape):
         raise ValueError(f"shape_per_sample: got {tuple(shape)}; extents are not negative")
-    draw, domain = _word("draw", draw), _word("domain", domain)
+    draw, domain = as_word("draw", draw), as_word("domain", domain)
     check_float("dtype", dtype)
     if memory_format not in (torch.contiguous_format, torch.channels_last):
         raise ValueError(f"memory_format: got {memory_format}; it is contiguous_format or channels_last")
@@ -74,7 +76,7 @@ def randn(
     return out
 
 
-def _word(name: str, value: int) -> int:
+def as_word(name: str, value: int) -> int:
     """A 32-bit unsigned integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: got {value!r}; it is an integer")

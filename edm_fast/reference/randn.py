@@ -106,13 +106,18 @@ def sine_cosine_turn(word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(quadrant & 2 != 0, -a, a), torch.where((quadrant + 1) & 2 != 0, -b, b)
 
 
+def noise_words(seeds: torch.Tensor, blocks: int, draw: int, domain: int) -> list[torch.Tensor]:
+    """The four words [N, blocks] of the first blocks for int64 seeds [N]."""
+    block = torch.arange(blocks, device=seeds.device)
+    key = [(seeds & _MASK)[:, None], ((seeds >> 32) & _MASK)[:, None]]
+    constant = [torch.full_like(block, value) for value in (draw, domain)]
+    return philox4x32_10(key, [block & _MASK, block >> 32, *constant])
+
+
 def randn(shape_per_sample: Sequence[int], seeds: torch.Tensor, draw: int, domain: int = 0) -> torch.Tensor:
     """float32 noise [N, *shape_per_sample] for int64 seeds [N]; see `edm_fast.randn`."""
     elements = prod(shape_per_sample)
-    blocks = torch.arange((elements + 3) // 4, device=seeds.device)
-    key = [(seeds & _MASK)[:, None], ((seeds >> 32) & _MASK)[:, None]]
-    constant = [torch.full_like(blocks, value) for value in (draw, domain)]
-    words = philox4x32_10(key, [blocks & _MASK, blocks >> 32, *constant])
+    words = noise_words(seeds, (elements + 3) // 4, draw, domain)
     values = []
     for radius_word, angle_word in ((words[0], words[1]), (words[2], words[3])):
         # Through float64, which gives the correctly rounded float32 root; torch's own may be one unit off.

@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from edm_fast.networks import VPPrecond
+from edm_fast.reference import losses as reference
 from edm_fast.reference.exact_denoisers import GaussianDenoiser
 from edm_fast.reference.losses import EDMLoss, VELoss, VPLoss
+from edm_fast.training import losses as fused
 
-LOSSES = [EDMLoss, VPLoss, VELoss]
+NAMES = ["EDMLoss", "VPLoss", "VELoss"]
+LOSSES = [pytest.param(getattr(module, name), id=f"{module.__name__.split('.')[1]}-{name}")
+          for module in (reference, fused) for name in NAMES]  # fmt: skip
 IMAGES = torch.linspace(-1, 1, 4 * 2 * 3 * 3).reshape(4, 2, 3, 3)
 
 
@@ -26,16 +30,18 @@ class Recorder:
         return torch.full_like(x, 0.25)
 
 
+@pytest.mark.parametrize("module", [reference, fused], ids=["reference", "training"])
 @pytest.mark.parametrize(
-    ("loss", "weight"),
+    ("name", "options", "weight"),
     [
-        (EDMLoss(), lambda s: (s**2 + 0.25) / (0.5 * s) ** 2),
-        (EDMLoss(sigma_data=0.8), lambda s: (s**2 + 0.64) / (0.8 * s) ** 2),
-        (VPLoss(), lambda s: 1 / s**2),
-        (VELoss(), lambda s: 1 / s**2),
+        ("EDMLoss", {}, lambda s: (s**2 + 0.25) / (0.5 * s) ** 2),
+        ("EDMLoss", {"sigma_data": 0.8}, lambda s: (s**2 + 0.64) / (0.8 * s) ** 2),
+        ("VPLoss", {}, lambda s: 1 / s**2),
+        ("VELoss", {}, lambda s: 1 / s**2),
     ],
 )
-def test_loss_is_the_weighted_squared_error_of_the_noisy_image(loss, weight):
+def test_loss_is_the_weighted_squared_error_of_the_noisy_image(module, name, options, weight):
+    loss = getattr(module, name)(**options)
     sigma = torch.tensor([0.1, 0.5, 2.0, 30.0]).reshape(4, 1, 1, 1)
     noise = torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(0))
     labels = torch.eye(4)

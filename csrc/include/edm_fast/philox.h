@@ -17,9 +17,11 @@ namespace edm_fast {
 
 // What a stream of words is for; streams of different domains never overlap.
 enum NoiseDomain : uint32_t {
-    kDomainSampler = 0,  // draw 0 = the latents, draw i + 1 = the churn of step i
-    kDomainLabels = 1,   // draw 0, word 0 of block 0 picks a random class
-    kDomainUser = 2,     // for callers of the library
+    kDomainSampler = 0,     // draw 0 = the latents, draw i + 1 = the churn of step i
+    kDomainLabels = 1,      // draw 0, word 0 of block 0 picks a random class
+    kDomainUser = 2,        // for callers of the library
+    kDomainTraining = 3,    // the noise of training, draw = how often the sample's seed was used before
+    kDomainNoiseLevel = 4,  // block 0 gives the noise level that goes with a draw of kDomainTraining
 };
 
 // Four named words and not an array: compilers then keep them in vector lanes.

@@ -1,0 +1,45 @@
+// denoising_loss: the weighted squared error of the denoiser, from the raw output F of its network,
+//
+//   e = D - y = (c_skip - 1) y + c_skip σ n + c_out F,   error = w e²,   loss = sum of error over the sample
+//
+// and its gradient with respect to F, dF = g · 2 w c_out e, with g per sample or per element. The noise is the one that
+// noise_augment added: made again from the same seed and draw, or given.
+#pragma once
+
+#include <cstdint>
+
+#include "edm_fast/image_view.h"
+#include "edm_fast/noise_level.h"
+
+namespace edm_fast {
+
+// The domain of training's noise is kDomainTraining.
+struct DenoisingLossArgs {
+    int64_t samples, channels, pixels;
+    uint32_t draw;
+    const int64_t* seeds;    // [samples], unless there is noise
+    const float* rows;       // [samples, kLevelSize], of noise_augment
+    ImageView images;        // y
+    ImageView noise;         // n, if the caller brings it
+    ImageView model_output;  // F
+    float* loss;             // [samples], written; nullptr: not wanted
+    ImageView error;         // written where present
+};
+
+struct DenoisingLossGradArgs {
+    DenoisingLossArgs forward;  // loss and error are not used
+    const float* loss_grad;     // [samples]; nullptr: 0
+    ImageView error_grad;       // read where present
+    ImageView output_grad;      // dF, written
+};
+
+namespace cpu {
+void denoising_loss(const DenoisingLossArgs& args, int threads);
+void denoising_loss_grad(const DenoisingLossGradArgs& args, int threads);
+}  // namespace cpu
+namespace cuda {
+void denoising_loss(const DenoisingLossArgs& args, int device, void* stream);
+void denoising_loss_grad(const DenoisingLossGradArgs& args, int device, void* stream);
+}  // namespace cuda
+
+}  // namespace edm_fast

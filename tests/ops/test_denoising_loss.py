@@ -1,0 +1,205 @@
+"""The denoising loss: its equation in every backend, its gradient, and the noise that is made again."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from guards import Guards
+from tolerance import assert_as_exact_as_eager, assert_same_bits
+
+from edm_fast import randn
+from edm_fast.ops.denoising_loss import denoising_loss
+from edm_fast.ops.noise_augment import LevelRule, noise_augment
+from edm_fast.ops.randn import DOMAIN_TRAINING
+
+SHAPES = [(1, 1, 1, 1), (3, 3, 5, 4), (2, 5, 17, 3), (4, 7), (2, 3, 40, 30)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+EDM = LevelRule("log_normal", -1.2, 1.2, preconditioning="edm", sigma_data=0.5, weight_sigma_data=0.5)
+
+
+@pytest.fixture
+def guards(monkeypatch):
+    guards = Guards()
+    guards.install(monkeypatch)
+    yield guards
+    guards.check()
+
+
+class Case:
+    """Images, an output F of a network, and the row of every sample."""
+
+    def __init__(self, shape, dtype=torch.float32, device="cpu", rule=EDM):
+        generator = torch.Generator().manual_seed(2)
+        y, output, grad = torch.randn([3, *shape], generator=generator, dtype=torch.float64)
+        self.y, self.output = y.float().to(device), output.to(device, dtype)
+        self.seeds = torch.arange(shape[0], device=device) * 31 - 5
+        self.rows = noise_augment(self.y.cpu(), rule, self.seeds.cpu(), 3, backend="reference").rows.to(device)
+        self.error_grad = grad.float().to(device)
+        self.loss_grad = self.error_grad.flatten(1)[:, 0].contiguous()
+
+    def loss(self, backend, reduction, output=None):
+        output = self.output if output is None else output
+        return denoising_loss(output, self.y, self.rows, self.seeds, 3, reduction=reduction, backend=backend)
+
+    def as_written(self, output, dtype):
+        """w·(c_skip·(y + σ·n) + c_out·F - y)², as eager PyTorch would have it."""
+        sigma, weight, c_out = (self.rows[:, i].to(dtype).reshape(-1, *[1] * (self.y.dim() - 1)) for i in (0, 3, 6))
+        n = randn(self.y.shape[1:], self.seeds, 3, domain=DOMAIN_TRAINING, device=self.y.device)
+        x = self.y.to(dtype) + sigma * n.to(dtype)
+        c_skip = 0.25 / (sigma**2 + 0.25)
+        return weight * (c_skip * x + c_out * output.to(dtype) - self.y.to(dtype)) ** 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["sample", "none"])
+def test_the_loss_is_the_equation(backend, device, reduction, dtype, guards):
+    for shape in SHAPES:
+        case = Case(shape, dtype, device)
+        exact, eager = (case.as_written(case.output, t) for t in (torch.float64, torch.float32))
+        if reduction == "sample":
+            exact, eager = exact.flatten(1).sum(dim=1), eager.flatten(1).sum(dim=1)
+        assert_as_exact_as_eager(case.loss(backend, reduction), eager, exact, what=str(shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["sample", "none"])
+def test_the_gradient_is_the_equations(backend, device, reduction, dtype, guards):
+    for shape, last in itertools.product(SHAPES, (False, True)):
+        case = Case(shape, dtype, device)
+        if last and len(shape) == 4:
+            case.output = case.output.contiguous(memory_format=torch.channels_last)
+        grad = case.loss_grad if reduction == "sample" else case.error_grad
+
+        def gradient(loss, output, grad=grad):
+            return torch.autograd.grad(loss, output, grad.to(loss.dtype))[0]
+
+        ours = case.output.clone().requires_grad_()
+        found = gradient(case.loss(backend, reduction, ours), ours)
+        expected = []
+        for compute in (torch.float32, torch.float64):
+            leaf = case.output.to(dtype if compute == torch.float32 else compute).requires_grad_()
+            error = case.as_written(leaf, compute)
+            expected.append(gradient(error.flatten(1).sum(dim=1) if reduction == "sample" else error, leaf))
+        assert_as_exact_as_eager(found, *expected, gradient=True, what=str(shape))
+
+
+def test_no_digits_are_lost_at_small_sigma(backend, device):
+    """D - y is a difference of numbers thousands of times as large, if it is taken as written."""
+    rule = EDM._replace(source="given")
+    y, noise = torch.full((1, 8), 100.0, device=device), torch.ones(1, 8, device=device)
+    rows = noise_augment(y, rule, sigma=torch.tensor([1e-4], device=device), noise=noise, backend=backend).rows
+    output = torch.zeros(1, 8, device=device)
+    loss = denoising_loss(output, y, rows, noise=noise, reduction="none", backend=backend)
+    sigma = float(torch.tensor(1e-4))
+    c_skip = 0.25 / (sigma**2 + 0.25)
+    expected = (sigma**2 + 0.25) / (sigma * 0.5) ** 2 * ((c_skip - 1) * 100 + c_skip * sigma) ** 2
+    assert float(loss[0, 0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_given_noise_takes_the_place_of_drawn_noise(backend, device):
+    case = Case((3, 3, 5, 4), device=device)
+    noise = randn((3, 5, 4), case.seeds, 3, domain=DOMAIN_TRAINING, device=device)
+    given = denoising_loss(case.output, case.y, case.rows, noise=noise, backend=backend)
+    assert_same_bits(given, case.loss(backend, "sample"))
+
+
+def test_a_sample_does_not_depend_on_its_batch_or_threads(backend, device):
+    case = Case((5, 3, 40, 40), device=device)
+    whole = case.loss(backend, "sample")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert_same_bits(case.loss(backend, "sample"), whole)
+    finally:
+        torch.set_num_threads(threads)
+    for i in range(5):
+        alone = denoising_loss(
+            case.output[i : i + 1], case.y[i : i + 1], case.rows[i : i + 1], case.seeds[i : i + 1], 3, backend=backend
+        )
+        if backend != "reference":  # torch's sums depend on the shape
+            assert_same_bits(alone, whole[i : i + 1])
+
+
+def test_every_instruction_set_gives_the_same_bits(isa):
+    case = Case((3, 3, 40, 30))
+    results = []
+    for name in isa.available_isas():
+        isa.use_isa(name)
+        output = case.output.clone().requires_grad_()
+        loss = case.loss(None, "sample", output)
+        results.append((loss.detach(), torch.autograd.grad(loss.sum(), output)[0]))
+    for result in results[1:]:
+        for found, expected in zip(result, results[0], strict=True):
+            assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["sample", "none"])
+def test_nan_stays_in_its_sample(backend, device, reduction):
+    case = Case((3, 2, 4, 4), device=device)
+    expected = case.loss(backend, reduction)
+    case.output[1, 1, 2, 3] = torch.nan
+    found = case.loss(backend, reduction)
+    where = (1,) if reduction == "sample" else (1, 1, 2, 3)
+    assert found[where].isnan()
+    expected[where] = torch.nan
+    assert_same_bits(found, expected)
+
+
+def test_no_samples_and_no_pixels(backend, device):
+    for shape in ((0, 3, 4, 4), (2, 3, 0, 4)):
+        y = torch.zeros(shape, device=device)
+        rows = noise_augment(y, EDM, range(shape[0]), backend=backend).rows
+        assert denoising_loss(y, y, rows, range(shape[0]), backend=backend).tolist() == [0] * shape[0]
+
+
+def test_float64_with_gradients_runs_on_the_reference_with_one_warning():
+    case = Case((2, 3), torch.float64)
+    output = case.output.requires_grad_()
+    torch.autograd.gradcheck(lambda F: case.loss("reference", "sample", F), [output])
+    torch.autograd.gradcheck(lambda F: case.loss("reference", "none", F), [output])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seeds": None}, "seeds"),
+        ({"seeds": [1]}, "seeds"),
+        ({"draw": 2**32}, "draw"),
+        ({"rows": torch.ones(2, 6)}, "rows"),
+        ({"rows": torch.ones(2, 7, dtype=torch.float64)}, "rows"),
+        ({"images": torch.zeros(2, 3, 4, 5)}, "images"),
+        ({"images": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "images"),
+        ({"noise": torch.zeros(2, 3, 4, 5)}, "noise"),
+        ({"model_output": torch.zeros(2)}, "model_output"),
+        ({"model_output": torch.zeros(2, 3, 4, 4, dtype=torch.int32)}, "model_output"),
+        ({"reduction": "mean"}, "reduction"),
+    ],
+)
+def test_bad_arguments_are_named(options, named):
+    zeros = torch.zeros(2, 3, 4, 4)
+    arguments = {"model_output": zeros, "images": zeros, "rows": torch.ones(2, 7), "seeds": [1, 2], **options}
+    with pytest.raises((ValueError, TypeError), match=rf"^{named}"):
+        denoising_loss(**arguments)
+
+
+def test_the_torch_operators_pass_opcheck():
+    case = Case((2, 3, 4, 4))
+    inputs = (case.output, case.y, case.rows, 3, case.seeds, None)
+    torch.library.opcheck(torch.ops.edm_fast.denoising_loss_.default, (*inputs, torch.empty(2), None))
+    torch.library.opcheck(torch.ops.edm_fast.denoising_loss_.default, (*inputs, None, torch.empty(2, 3, 4, 4)))
+    grads = (torch.ones(2), None, torch.empty(2, 3, 4, 4))
+    torch.library.opcheck(torch.ops.edm_fast.denoising_loss_grad_.default, (*inputs, *grads))
+
+
+def test_it_compiles_without_graph_breaks():
+    case = Case((2, 3, 4, 4))
+    compiled = torch.compile(lambda F: case.loss(None, "sample", F), fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (compiled, lambda F: case.loss(None, "sample", F)):
+        output = case.output.clone().requires_grad_()
+        loss = function(output)
+        results.append((loss.detach(), torch.autograd.grad(loss.sum(), output)[0]))
+    for found, expected in zip(*results, strict=True):
+        assert_same_bits(found, expected)
