@@ -153,12 +153,11 @@ class Archive(Container):
             raise DataError(f"{path}: truncated, damaged or no zip file: {error}") from error
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        by_name = {info.filename: info for info in found}
+        by_name: dict[str, zipfile.ZipInfo] = {}
+        for info in found:
+            if by_name.setdefault(info.filename, info) is not info:
+                raise DataError(f"{self.where(info.filename)}: the archive has two members of this name")
         self.names = _image_names(self, by_name)
-        if len(by_name) < len(found):
-            names = [info.filename for info in found]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{self.where(twice)}: the archive has two members of this name")
         self._members = [self._checked(by_name[name], MAX_IMAGE_BYTES) for name in self.names]
         self.sizes = [member.size for member in self._members]
         labels = by_name.get(LABELS_FILE)

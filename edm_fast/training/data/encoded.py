@@ -8,6 +8,7 @@ has no checksum: damage that leaves it decodable shows in its pixels alone. In a
 from __future__ import annotations
 
 import io
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -56,8 +57,9 @@ def _opened(content: bytes, where: str) -> Image.Image:
             f"{where}: {found}{' with transparency' if 'transparency' in image.info else ''}; "
             f"images must be grey or RGB of 8 bits a channel, without a palette or alpha"
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{where}: {getattr(image, 'n_frames', 0)} frames; an image must be a single one")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"{where}: {frames} frames; an image must be a single one")
     if width != height:
         raise DataError(f"{where}: {width}x{height}; images must be square, since the networks are built for squares")
     if width > MAX_RESOLUTION:
@@ -133,7 +135,7 @@ def open_encoded(container: Container, memory: int, checked: bool, progress: boo
     )
     fingerprint = fingerprint_of([shape.channels, shape.resolution, shape.resolution], labels, files)
     size = [len(names), shape.resolution, shape.resolution, shape.channels]
-    kept = np.empty(size, np.uint8) if np.prod(size, dtype=object) <= memory else None
+    kept = np.empty(size, np.uint8) if math.prod(size) <= memory else None
     if kept is not None or not checked:
         for index, name in enumerate(tqdm(names, desc=f"checking {container.path}", unit="img", disable=not progress)):
             encoded = container.read(index)

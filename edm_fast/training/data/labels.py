@@ -99,7 +99,8 @@ def _labels(values: list[Any], where: str, names: Sequence[str]) -> Labels:
             raise DataError(f"{where}: {row!r} has a row of numbers and {single!r} does not; all must or none")
         if in_rows and (len(value) != width or not width):
             raise DataError(
-                f"{where}: {name!r} has a row of {len(value)} numbers, but {names[0]!r} one of {width}; rows must be equally long and not empty"
+                f"{where}: {name!r} has a row of {len(value)} numbers and {names[0]!r} one of {width}; "
+                f"rows must be equally long and not empty"
             )
         if in_rows and not all(_is_number(item) for item in value):
             raise DataError(f"{where}: the row of {name!r} must hold finite numbers, but it is {str(value)[:80]}")
