@@ -6,7 +6,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -27,7 +27,7 @@ def average_in(average: nn.Module, net: nn.Module, decay: float) -> None:
 
     One call for all parameters, a few launches on CUDA, with the bits of one call for each.
     """
-    parameters = list(average.parameters())
+    parameters: list[Tensor] = list(average.parameters())
     if parameters:
         torch._foreach_lerp_(parameters, list(net.parameters()), 1 - decay)
     buffers = list(average.buffers())
