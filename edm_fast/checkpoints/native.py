@@ -2,8 +2,8 @@
 
 Weights lie in the file as safetensors does it. The metadata hold `format` = 'edm_fast', `version`, `class` (a
 preconditioning), `init_kwargs` (its constructor arguments as JSON), `crc32` of the weights, and optionally `card`, free
-text. Loading runs nothing from the file: the class comes from a table, the arguments are checked one by one, and keys
-and shapes must match the network that they build.
+text, and entries of the caller's, which loading passes over. Loading runs nothing from the file: the class comes from a
+table, the arguments are checked one by one, and keys and shapes must match the network that they build.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ VERSION = 1
 
 
 def save_network(
-    net: Precond, path: str | os.PathLike[str], dtype: torch.dtype | None = None, card: str | None = None
+    net: Precond,
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    card: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a preconditioned network to a safetensors file; a reader sees the old file or the whole new one.
 
@@ -42,12 +46,16 @@ def save_network(
         dtype: of the parameters in the file: torch.float16, bfloat16 or float32; None keeps theirs. Buffers (noise
             levels, Fourier frequencies, filters) stay as they are, since they are constants and not weights.
         card: free text to store with the weights.
+        metadata: further entries of the header, under names that are not the format's own.
 
     Raises TypeError for another kind of network or dtype, ValueError for arguments that could not be read back.
     """
     class_name = type(net).__name__
     if CLASSES.get(class_name) is not type(net):
         raise TypeError(f"net must be one of {', '.join(CLASSES)}, but it is a {class_name}")
+    taken = sorted({"format", "version", "class", "init_kwargs", "crc32", "card"} & set(metadata or {}))
+    if taken:
+        raise ValueError(f"metadata must not have the format's own names, but it has {', '.join(taken)}")
     if dtype is not None and dtype not in WEIGHT_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16, float32 or None, but it is {dtype}")
     for name, value in net.init_kwargs.items():
@@ -64,15 +72,16 @@ def save_network(
         name: "inf" if isinstance(value, float) and math.isinf(value) else value
         for name, value in net.init_kwargs.items()
     }
-    metadata = {
+    header = {
+        **(metadata or {}),
         "format": FORMAT,
         "version": str(VERSION),
         "class": class_name,
         "init_kwargs": json.dumps(arguments, allow_nan=False),
     }
     if card is not None:
-        metadata["card"] = card
-    write_safetensors(path, tensors, metadata)
+        header["card"] = card
+    write_safetensors(path, tensors, header)
 
 
 def read_arguments(metadata: Mapping[str, str]) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import edm_fast
 from edm_fast.cli.convert import convert
 from edm_fast.cli.generate import generate
 from edm_fast.cli.info import info
+from edm_fast.cli.reconstruct_ema import reconstruct_ema
 from edm_fast.cli.selfcheck import selfcheck
 from edm_fast.cli.train import train
 
@@ -21,5 +22,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (generate, train, convert, info, selfcheck):
+for command in (generate, train, reconstruct_ema, convert, info, selfcheck):
     main.add_command(command)

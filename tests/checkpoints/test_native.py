@@ -74,6 +74,14 @@ def test_card_is_stored(path):
     assert parts(path)[1]["card"] == "für Zahlen"
 
 
+def test_entries_of_the_callers_are_stored_and_loading_passes_over_them(path):
+    net = saved(path, metadata={"run": "7"})
+    assert parts(path)[1]["run"] == "7"
+    assert load_network(path).init_kwargs == net.init_kwargs
+    with pytest.raises(ValueError, match=r"metadata must not have the format's own names.*card, class"):
+        saved(path, metadata={"run": "7", "class": "x", "card": "y"})
+
+
 def test_equal_networks_make_equal_files(path, tmp_path):
     saved(path)
     saved(tmp_path / "again.safetensors")

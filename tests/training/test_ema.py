@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from edm_fast.training.ema import EMA, ema_decay
+from edm_fast.training.ema import EMA, average_in, ema_decay
 
 
 def test_weight_halves_in_a_half_life():
@@ -37,6 +39,31 @@ def test_average_follows_the_recurrence_and_copies_buffers():
         torch.testing.assert_close(ema.net.weight, expected)
         assert torch.equal(ema.net.running_mean, net.running_mean)
     assert torch.equal(net.weight, torch.full([2], 7.0))
+
+
+def test_one_call_for_all_parameters_has_the_bits_of_one_for_each():
+    torch.manual_seed(0)
+    net = torch.nn.ModuleList([torch.nn.Linear(17, 3), torch.nn.Conv2d(3, 5, 3), torch.nn.Linear(1, 1).bfloat16()])
+    net[1].to(memory_format=torch.channels_last)
+    for decay in (0.0, 0.3, 0.5, 0.9999, 1.0):
+        average, expected = copy.deepcopy(net), copy.deepcopy(net)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.normal_()
+            for parameter, current in zip(expected.parameters(), net.parameters(), strict=True):
+                parameter.lerp_(current, 1 - decay)
+        average_in(average, net, decay)
+        for parameter, wanted in zip(average.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(parameter, wanted)
+
+
+def test_a_network_without_parameters_has_nothing_to_average():
+    average_in(torch.nn.ReLU(), torch.nn.ReLU(), 0.5)
+
+
+def test_networks_of_different_lengths_are_refused():
+    with pytest.raises(RuntimeError, match="same number of tensors"):
+        average_in(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, bias=False), 0.5)
 
 
 def test_first_step_replaces_the_initial_weights():

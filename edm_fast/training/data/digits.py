@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edm_fast.training.data.image_data import ArrayData, ImageData, fingerprint_of
+from edm_fast.training.data.labels import Labels
+
 NUM_CLASSES = 10
 RESOLUTION = 8
 HELD_OUT_EVERY = 6
@@ -56,3 +59,15 @@ def split_digits() -> tuple[Dataset, Dataset]:
     images, labels = load_digits()
     held_out = held_out_mask(labels)
     return Dataset(images[~held_out], labels[~held_out]), Dataset(images[held_out], labels[held_out])
+
+
+def digits_data() -> ImageData:
+    """Return the training part as data to train on; its batches are float32 in [-1, 1].
+
+    Raises ModuleNotFoundError, with the command that installs it, when scikit-learn is missing.
+    """
+    images, ids = split_digits()[0]
+    labels = Labels(ids, NUM_CLASSES)
+    pixels = images.contiguous()
+    fingerprint = fingerprint_of(images.shape[1:], labels, [pixels.numpy().tobytes()])
+    return ArrayData("digits", pixels, labels, fingerprint)
