@@ -19,7 +19,6 @@ from edm_fast.cli.options import Device, SeedList
 from edm_fast.cli.sampler_options import SAMPLER_PARAMETERS, sampler_options
 from edm_fast.errors import CheckpointError
 from edm_fast.evaluation import (
-    DigitsExtractor,
     Evaluation,
     Extractor,
     FolderImages,
@@ -29,6 +28,7 @@ from edm_fast.evaluation import (
     SampledImages,
     TorchScriptExtractor,
     compare,
+    digits_features,
     digits_images,
     measure,
     read_statistics,
@@ -180,7 +180,7 @@ def _check_usage() -> None:
 
 def _extractor(extractor: Path | str, weights: Path | None, device: torch.device) -> Extractor:
     if extractor == "digits":
-        return DigitsExtractor()
+        return digits_features
     if extractor == "inception":
         return InceptionExtractor(weights, device)
     return TorchScriptExtractor(extractor, device)

@@ -1,6 +1,6 @@
 """How good images are: Fréchet distance, precision and recall against a reference."""
 
-from edm_fast.evaluation.digits import DigitsExtractor, digits_images
+from edm_fast.evaluation.digits import digits_features, digits_images
 from edm_fast.evaluation.features import Extractor, TorchScriptExtractor
 from edm_fast.evaluation.frechet import frechet_distance
 from edm_fast.evaluation.gaussian import Gaussian, RunningGaussian
@@ -12,7 +12,6 @@ from edm_fast.evaluation.sources import ImageSource, SampledImages, TensorImages
 from edm_fast.evaluation.statistics_file import read_statistics, write_statistics
 
 __all__ = [
-    "DigitsExtractor",
     "Evaluation",
     "Extractor",
     "FolderImages",
@@ -26,6 +25,7 @@ __all__ = [
     "TensorImages",
     "TorchScriptExtractor",
     "compare",
+    "digits_features",
     "digits_images",
     "frechet_distance",
     "measure",
