@@ -83,9 +83,10 @@ class SampledImages(ImageSource):
         self._net, self._seeds, self._options = net, list(seeds), options
         if class_labels is not None and len(class_labels) != len(self._seeds):
             raise ValueError(f"class_labels: got {len(class_labels)} for {len(self._seeds)} seeds")
-        if class_labels is None and getattr(net, "label_dim", 0):
+        classes: int = getattr(net, "label_dim", 0)
+        if class_labels is None and classes:
             keys = seed_tensor(self._seeds, "cpu")
-            class_labels = random_classes(keys, net.label_dim, options.get("rng", "philox"), shape)
+            class_labels = random_classes(keys, classes, options.get("rng", "philox"), shape)
         self._labels = class_labels
 
     def __len__(self) -> int:
