@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+# What stands beside the images in a folder of `edm-fast generate`.
+MANIFEST = "manifest.jsonl"
+GRID = "grid.png"
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:

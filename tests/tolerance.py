@@ -12,6 +12,9 @@ SAMPLER_FLOAT32 = 1e-5
 # A channel's variance in float32: sums are taken around one of its pixels, which may lie some deviations from the mean.
 VARIANCE = 1e-5
 
+# Moments and Fréchet distances in float64, relative to the traces: some hundred roundings of 1e-16, in another order.
+STATISTICS_FLOAT64 = 1e-12
+
 
 def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal element by element, NaN equal to NaN, and of the same shape and dtype."""

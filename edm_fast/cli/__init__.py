@@ -8,6 +8,7 @@ import click
 
 import edm_fast
 from edm_fast.cli.convert import convert
+from edm_fast.cli.evaluate import evaluate
 from edm_fast.cli.generate import generate
 from edm_fast.cli.info import info
 from edm_fast.cli.reconstruct_ema import reconstruct_ema
@@ -18,9 +19,9 @@ from edm_fast.cli.train import train
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(edm_fast.__version__, prog_name="edm-fast")
 def main() -> None:
-    """Sample and train EDM diffusion models (Karras et al. 2022)."""
+    """Sample, evaluate and train EDM diffusion models (Karras et al. 2022)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (generate, train, reconstruct_ema, convert, info, selfcheck):
+for command in (generate, evaluate, train, reconstruct_ema, convert, info, selfcheck):
     main.add_command(command)

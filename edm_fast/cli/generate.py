@@ -20,22 +20,19 @@ from edm_fast import images
 from edm_fast.checkpoints import load, shipped_model
 from edm_fast.cli.network import NetworkFile
 from edm_fast.cli.options import Device, Folder, Interval, Number, SeedList, Shard
-from edm_fast.cli.output import GRID, ImageFolder, OtherSettingsError
+from edm_fast.cli.output import ImageFolder, OtherSettingsError
+from edm_fast.cli.sampler_options import sampler_options
 from edm_fast.errors import CheckpointError
-from edm_fast.files import atomic_write
+from edm_fast.files import GRID, atomic_write
 from edm_fast.networks import Precond
 from edm_fast.ops.backends import usable_device
 from edm_fast.ops.tensors import seed_tensor
 from edm_fast.samplers import edm_table, sample
-from edm_fast.samplers.edm import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from edm_fast.samplers.guidance import guidance_of
 from edm_fast.samplers.noise import RNGS, random_classes
 from edm_fast.samplers.recovery import NotFiniteError, in_batches
-from edm_fast.samplers.solvers import SOLVERS
 
 logger = logging.getLogger(__name__)
-
-_POSITIVE = Number(low=0, low_open=True)
 
 
 @click.command()
@@ -49,18 +46,7 @@ _POSITIVE = Number(low=0, low_open=True)
 @click.option("--subdirs", is_flag=True, help="A folder for every thousand seeds.")
 @click.option("--class", "class_idx", type=click.IntRange(min=0), help="Class.  [default: random, by seed]")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time.")
-@click.option("--steps", type=click.IntRange(min=1), default=18, show_default=True, help="Number of steps.")
-@click.option("--sigma_min", type=_POSITIVE, help="Lowest noise level.  [default: by --disc]")
-@click.option("--sigma_max", type=_POSITIVE, help="Highest noise level.  [default: by --disc]")
-@click.option("--rho", type=_POSITIVE, default=7, show_default=True, help="Exponent of the time steps.")
-@click.option("--S_churn", "S_churn", type=Number(low=0), default=0, show_default=True, help="Amount of churn.")
-@click.option("--S_min", "S_min", type=Number(), default=0, show_default=True, help="Churn at this noise and above.")
-@click.option("--S_max", "S_max", type=Number(finite=False), default=math.inf, show_default=True, help="… and below.")
-@click.option("--S_noise", "S_noise", type=Number(low=0), default=1, show_default=True, help="Factor on the noise.")
-@click.option("--solver", type=click.Choice(SOLVERS), default="heun", show_default=True)
-@click.option("--disc", type=click.Choice(DISCRETIZATIONS), default="edm", show_default=True, help="Noise levels.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), default="linear", show_default=True, help="sigma(t).")
-@click.option("--scaling", type=click.Choice(SCALINGS), default="none", show_default=True, help="s(t).")
+@sampler_options
 @click.option("--guidance", type=Number(), default=1, show_default=True, help="Weight w of D_g + w (D - D_g).")
 @click.option(
     "--gnet",

@@ -15,10 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm_fast.files import atomic_write, remove_leftovers
-
-MANIFEST = "manifest.jsonl"
-GRID = "grid.png"
+from edm_fast.files import GRID, MANIFEST, atomic_write, remove_leftovers
 
 
 class OtherSettingsError(ValueError):

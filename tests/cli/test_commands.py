@@ -28,7 +28,7 @@ def test_python_m_starts_from_any_directory(tmp_path):
 
 
 def test_help_lists_the_commands():
-    for command in ("generate", "train", "reconstruct-ema", "convert", "info", "selfcheck"):
+    for command in ("generate", "evaluate", "train", "reconstruct-ema", "convert", "info", "selfcheck"):
         assert command in run("--help")
         assert "--help" in run(command, "--help")
 
