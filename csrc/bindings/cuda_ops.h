@@ -1,6 +1,7 @@
 // All ops that have CUDA kernels, for edm_fast._C.cuda and for the host emulator's module.
 #pragma once
 
+#include "augment.h"
 #include "network_ops.h"
 #include "ops.h"
 
@@ -19,6 +20,7 @@ inline void def_cuda_ops(py::module_& module) {
     def_group_norm_silu_grad(module, &on_stream<GroupNormSiluGradArgs, cuda::group_norm_silu_grad>);
     def_resample(module, &on_stream<ResampleArgs, cuda::resample>);
     def_residual(module, &on_stream<ResidualArgs, cuda::residual>);
+    def_augment(module, &on_stream<AugmentArgs, cuda::augment>);
 }
 
 }  // namespace edm_fast::bindings

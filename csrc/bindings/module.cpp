@@ -1,6 +1,7 @@
 // edm_fast._C: the kernels as functions of pointers and numbers. No logic, no torch.
 #include <pybind11/stl.h>
 
+#include "augment.h"
 #include "cuda_ops.h"
 #include "isa.h"
 #include "network_ops.h"
@@ -28,6 +29,7 @@ PYBIND11_MODULE(_C, m) {
     edm_fast::bindings::def_group_norm_silu_grad(cpu, &edm_fast::cpu::group_norm_silu_grad);
     edm_fast::bindings::def_resample(cpu, &edm_fast::cpu::resample);
     edm_fast::bindings::def_residual(cpu, &edm_fast::cpu::residual);
+    edm_fast::bindings::def_augment(cpu, &edm_fast::cpu::augment);
     edm_fast::bindings::def_attention_grad(cpu, &edm_fast::cpu::attention_grad);
     cpu.def("isa", &edm_fast::cpu::isa_name, "The instruction set in use.");
     cpu.def("available_isas", &edm_fast::cpu::available_isas, "Instruction sets of this machine, widest last.");
