@@ -231,6 +231,18 @@ class _Cpu(Protocol):
         threads: int,
         /,
     ) -> None: ...
+    # The shape: samples, channels, height, width.
+    def augment(
+        self,
+        shape: tuple[int, int, int, int],
+        images: View,
+        blit: Address,
+        geometry: Address,
+        colour: Address,
+        out: View,
+        threads: int,
+        /,
+    ) -> None: ...
     # csrc/bindings/plan.h
     Plan: type[_Plan]
     def linear(
@@ -413,6 +425,19 @@ class _Cuda(Protocol):
         out: Address,
         out_stride: int,
         moments: Address,
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    # The shape: samples, channels, height, width.
+    def augment(
+        self,
+        shape: tuple[int, int, int, int],
+        images: View,
+        blit: Address,
+        geometry: Address,
+        colour: Address,
+        out: View,
         device: int,
         stream: int,
         /,

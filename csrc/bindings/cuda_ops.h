@@ -1,6 +1,7 @@
 // All ops that have CUDA kernels, for edm_fast._C.cuda and for the host emulator's module.
 #pragma once
 
+#include "augment.h"
 #include "network_ops.h"
 #include "ops.h"
 #include "training_ops.h"
@@ -23,6 +24,7 @@ inline void def_cuda_ops(py::module_& module) {
     def_noise_augment(module, &on_stream<NoiseAugmentArgs, cuda::noise_augment>);
     def_denoising_loss(module, &on_stream<DenoisingLossArgs, cuda::denoising_loss>);
     def_denoising_loss_grad(module, &on_stream<DenoisingLossGradArgs, cuda::denoising_loss_grad>);
+    def_augment(module, &on_stream<AugmentArgs, cuda::augment>);
 }
 
 }  // namespace edm_fast::bindings

@@ -1,6 +1,7 @@
 // edm_fast._C: the kernels as functions of pointers and numbers. No logic, no torch.
 #include <pybind11/stl.h>
 
+#include "augment.h"
 #include "cuda_ops.h"
 #include "isa.h"
 #include "network_ops.h"
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_C, m) {
     edm_fast::bindings::def_group_norm_silu_grad(cpu, &edm_fast::cpu::group_norm_silu_grad);
     edm_fast::bindings::def_resample(cpu, &edm_fast::cpu::resample);
     edm_fast::bindings::def_residual(cpu, &edm_fast::cpu::residual);
+    edm_fast::bindings::def_augment(cpu, &edm_fast::cpu::augment);
     edm_fast::bindings::def_attention_grad(cpu, &edm_fast::cpu::attention_grad);
     edm_fast::bindings::def_noise_augment(cpu, &edm_fast::cpu::noise_augment);
     edm_fast::bindings::def_denoising_loss(cpu, &edm_fast::cpu::denoising_loss);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "edm_fast/attention.h"
+#include "edm_fast/augment.h"
 #include "edm_fast/conv2d.h"
 #include "edm_fast/denoising_loss.h"
 #include "edm_fast/group_norm_silu.h"
@@ -137,6 +138,7 @@ EDM_FAST_CPU_OP(group_norm_silu, GroupNormSiluArgs)
 EDM_FAST_CPU_OP(group_norm_silu_grad, GroupNormSiluGradArgs)
 EDM_FAST_CPU_OP(resample, ResampleArgs)
 EDM_FAST_CPU_OP(residual, ResidualArgs)
+EDM_FAST_CPU_OP(augment, AugmentArgs)
 EDM_FAST_CPU_OP(attention_grad, AttentionGradArgs)
 EDM_FAST_CPU_OP(noise_augment, NoiseAugmentArgs)
 EDM_FAST_CPU_OP(denoising_loss, DenoisingLossArgs)
