@@ -1,4 +1,4 @@
-"""`edm-fast train`: train a network on the built-in data."""
+"""`edm-fast train`: train a network on images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import torch
 
-from edm_fast.errors import CheckpointError
-from edm_fast.training.config import DATA_SETS, DECAYS, TrainConfig
-from edm_fast.training.data import split_digits
-from edm_fast.training.loop import STATE_NAME, Trainer
+from edm_fast.cli.options import Device
+from edm_fast.errors import CheckpointError, DataError
+from edm_fast.ops.backends import usable_device
+from edm_fast.training.config import DECAYS, DTYPES, PRECONDITIONINGS
+from edm_fast.training.data import open_data
+from edm_fast.training.distributed import world_of_torchrun
+from edm_fast.training.loop import Trainer
+from edm_fast.training.presets import PRESETS, preset
+from edm_fast.training.run import Run
 
-DEFAULTS = TrainConfig()
 INTERRUPTED = 130
 
 
@@ -50,68 +55,58 @@ class StopFlag:
                 signal.signal(number, handler)
 
 
-def _images(context: click.Context, parameter: click.Parameter, kimg: float) -> int:
+def _images(context: click.Context, parameter: click.Parameter, kimg: Any) -> Any:
+    """Thousands of images, one number or several, as numbers of images; None and none stay."""
+    if isinstance(kimg, tuple):
+        return tuple(_images(context, parameter, each) for each in kimg)
+    if kimg is None:
+        return None
     if not math.isfinite(kimg):
         raise click.BadParameter(f"{kimg} is not a number of images", context, parameter)
     return round(kimg * 1000)
 
 
+def _setting(name: str, kind: Any, text: str, **options: Any) -> Any:
+    """An option for a setting of the run whose default is the preset's."""
+    return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: the preset's]", **options)
+
+
+_KIMG = click.FloatRange(min=0)
+_KIMG_SOME = click.FloatRange(min=0, min_open=True)
+
+
 @click.command()
-@click.option(
-    "--data", type=click.Choice(DATA_SETS), default=DEFAULTS.data, show_default=True, help="Built-in data set."
-)
+@click.option("--data", default="digits", show_default=True, help="Folder, .zip or .npz of images, or digits.")
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where to write.")
-@click.option(
-    "--duration",
-    type=click.FloatRange(min=0, min_open=True),
-    default=DEFAULTS.duration / 1000,
-    show_default=True,
-    callback=_images,
-    help="Thousands of images to train on.",
-)
-@click.option(
-    "--batch", type=click.IntRange(1, 65536), default=DEFAULTS.batch, show_default=True, help="Images a step."
-)
-@click.option(
-    "--lr",
-    type=click.FloatRange(min=0, min_open=True),
-    default=DEFAULTS.lr,
-    show_default=True,
-    help="Learning rate after the warm-up.",
-)
-@click.option(
-    "--warmup",
-    type=click.FloatRange(min=0),
-    default=DEFAULTS.warmup / 1000,
-    show_default=True,
-    callback=_images,
-    help="Thousands of images over which the learning rate rises.",
-)
-@click.option(
-    "--decay",
-    type=click.Choice(DECAYS),
-    default=DEFAULTS.decay,
-    show_default=True,
-    help="How the learning rate falls.",
-)
+@click.option("--preset", "base", type=click.Choice(PRESETS), default="digits", show_default=True, help="Settings.")
+@_setting("duration", _KIMG_SOME, "Thousands of images to train on.", callback=_images)
+@_setting("batch", click.IntRange(1, 65536), "Images a step.")
+@click.option("--micro-batch", type=click.IntRange(1, 65536), help="How many of them at a time.  [default: all]")
+@_setting("precond", click.Choice(PRECONDITIONINGS), "Preconditioning and loss.")
+@_setting("lr", click.FloatRange(min=0, min_open=True), "Learning rate after the warm-up.")
+@_setting("warmup", _KIMG, "Thousands of images over which the learning rate rises.", callback=_images)
+@_setting("decay", click.Choice(DECAYS), "How the learning rate falls.")
 @click.option(
     "--ema",
-    type=click.FloatRange(min=0),
-    default=DEFAULTS.ema / 1000,
-    show_default=True,
+    type=_KIMG,
+    multiple=True,
     callback=_images,
-    help="Half-life of the weight average in thousands of images.",
+    help="Half-life of the weight average in thousands of images; given again, one more average.  "
+    "[default: the preset's]",
 )
 @click.option(
-    "--dropout",
-    type=click.FloatRange(min=0, max=1, max_open=True),
-    default=DEFAULTS.dropout,
-    show_default=True,
-    help="Dropout probability.",
+    "--power-ema",
+    type=float,
+    multiple=True,
+    help="Relative width of a power-function average, with a snapshot of it at every --snapshot; may be given again.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=DEFAULTS.seed, show_default=True, help="Random seed."
-)
+@_setting("dropout", click.FloatRange(min=0, max=1, max_open=True), "Dropout probability.")
+@_setting("augment", click.FloatRange(min=0, max=1), "Probability of augmentations; 0 for none.")
+@_setting("dtype", click.Choice(DTYPES), "What the network computes in.")
+@_setting("loss-scale", click.FloatRange(min=0, min_open=True), "Factor of the loss, taken back from gradients.")
+@_setting("channels", click.IntRange(min=1), "Channels of the network at full resolution.")
+@click.option("--labels/--no-labels", default=True, show_default=True, help="Condition on the labels of the data.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Random seed.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the state in the directory.")
 @click.option(
     "--threads",
@@ -122,58 +117,60 @@ def _images(context: click.Context, parameter: click.Parameter, kimg: float) -> 
 )
 @click.option(
     "--snapshot",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_KIMG_SOME,
     default=50.0,
     show_default=True,
     callback=_images,
     help="Thousands of images between two writes of the state.",
 )
+@click.option(
+    "--grid",
+    type=click.IntRange(min=0, max=4096),
+    default=0,
+    show_default=True,
+    help="Samples to draw at every snapshot.",
+)
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--progress/--no-progress", default=True, show_default=True, help="Show a progress bar.")
 def train(
     data: str,
     outdir: Path,
-    duration: int,
-    batch: int,
-    lr: float,
-    warmup: int,
-    decay: str,
-    ema: int,
-    dropout: float,
-    seed: int,
+    base: str,
     resume: bool,
     threads: int,
     snapshot: int,
+    grid: int,
+    device: torch.device,
     progress: bool,
+    channels: int | None,
+    **settings: Any,
 ) -> None:
     """Train a network and write OUTDIR/network.safetensors.
 
     The defaults make the network that ships with the package. Ctrl-C stops after the current step; the same command
-    goes on from there, to the same weights as an uninterrupted run. The defaults use one CPU and need scikit-learn.
+    goes on from there, to the same weights as an uninterrupted run. Under torchrun the processes share every batch.
+    OUTDIR also gets a log in JSON lines and, with matplotlib, a plot of the loss against the noise level.
     """
+    given = {name: value for name, value in settings.items() if value is not None and value != ()}
     try:
-        config = TrainConfig(
-            data=data,
-            duration=duration,
-            batch=batch,
-            lr=lr,
-            warmup=warmup,
-            decay=decay,
-            ema=ema,
-            dropout=dropout,
-            seed=seed,
-        )
-        training_part, _ = split_digits()
-        outdir.mkdir(parents=True, exist_ok=True)
+        config = preset(base, **given)
+        if channels is not None:
+            config.network = {**config.network, "model_channels": channels}
+        images = open_data(data, progress=progress)
         torch.set_num_threads(threads)
-        trainer = Trainer(config, training_part, outdir)
-        if resume and trainer.resume():
-            click.echo(f"Going on from {outdir / STATE_NAME} at {trainer.images_seen} images.", err=True)
-        stop = StopFlag()
-        with stop.catching():
-            complete = trainer.run(snapshot=snapshot, progress=progress, should_stop=stop)
-    except (CheckpointError, ModuleNotFoundError, ValueError, OSError) as error:
+        with world_of_torchrun(device) as world:
+            usable_device("device", world.device)
+            trainer = Trainer(config, images, world)
+            outdir.mkdir(parents=True, exist_ok=True)
+            run = Run(trainer, outdir, grid)
+            if resume and run.resume():
+                click.echo(f"Going on from {run.state_path} at {trainer.images_seen} images.", err=True)
+            stop = StopFlag()
+            with stop.catching():
+                complete = run.go(snapshot=snapshot, progress=progress, should_stop=stop)
+    except (CheckpointError, DataError, ModuleNotFoundError, RuntimeError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if not complete:
         click.echo(f"Stopped at {trainer.images_seen} images; the same command goes on from there.", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
-    click.echo(str(trainer.network_path))
+    click.echo(str(run.network_path))

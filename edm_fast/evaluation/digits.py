@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edm_fast import images as image_bytes
 from edm_fast.evaluation.sources import TensorImages
-from edm_fast.training.data import RESOLUTION, load_digits
+from edm_fast.training.data.digits import RESOLUTION, load_digits
 
 
 def digits_features(images: Tensor) -> Tensor:

@@ -1,82 +1,139 @@
-"""The training loop: Adam on the EDM loss, a weight average, and a state from which a run goes on to the same bits."""
+"""The training loop: EDM's recipe on the fused kernels, and a state from which a run goes on to the same bits."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from edm_fast.checkpoints.native import save_network
-from edm_fast.errors import CheckpointError
-from edm_fast.networks import EDMPrecond
-from edm_fast.reference.losses import EDMLoss
-from edm_fast.training.config import TrainConfig
-from edm_fast.training.data import NUM_CLASSES, Dataset
+from edm_fast import networks
+from edm_fast.networks import Precond
+from edm_fast.training import losses
+from edm_fast.training.augment import AugmentPipe
+from edm_fast.training.config import AUGMENT_DIM, TrainConfig
+from edm_fast.training.data import ImageData, to_float
+from edm_fast.training.distributed import World
 from edm_fast.training.ema import EMA
-from edm_fast.training.state import read_state, write_state
+from edm_fast.training.power_ema import PowerEMA
+from edm_fast.training.run_log import LossBySigma
 
 logger = logging.getLogger(__name__)
 
-STATE_NAME = "training-state.safetensors"
-NETWORK_NAME = "network.safetensors"
 GRADIENT_LIMIT = 1e5
+_MASK64 = 2**64 - 1
 
 
 def replace_nonfinite(gradients: list[Tensor]) -> int:
     """Put 0 for NaN and ±1e5 for ±Inf in place, and return how many values that were."""
-    count = 0
-    for gradient in gradients:
-        bad = gradient.numel() - int(gradient.isfinite().sum())
-        if bad:
-            count += bad
+    if not gradients:
+        return 0
+    bad = int(torch.stack([gradient.numel() - gradient.isfinite().sum() for gradient in gradients]).sum())
+    if bad:
+        for gradient in gradients:
             torch.nan_to_num(gradient, nan=0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT, out=gradient)
-    return count
+    return bad
+
+
+def stream_key(seed: int, position: int) -> int:
+    """64 bits for the image at `position` of a run: other seeds and positions have others. The mixing is splitmix64."""
+    word = (seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & _MASK64
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return ((word ^ (word >> 31)) + position) & _MASK64
+
+
+def training_augmentation(p: float) -> AugmentPipe:
+    """EDM's choice of augmentations; flips are not left to chance."""
+    return AugmentPipe(p=p, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)
+
+
+class _NetworkOutput(nn.Module):
+    """What DistributedDataParallel wraps: the network past the preconditioning, which the loss has applied."""
+
+    def __init__(self, net: Precond) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *arguments: Any, **options: Any) -> Tensor:
+        return self.net.network_output(*arguments, **options)
+
+
+class Step(NamedTuple):
+    """What a step did: the mean weighted loss of an element in this process's share, and the bad gradient values."""
+
+    loss: float
+    nonfinite_gradients: int
 
 
 class Trainer:
-    """One run: `net` in training, its average `ema.net`, and the position `step` in `config.steps`.
+    """One run: `net` in training, its averages, and the position `step` in `config.steps`.
 
-    All random numbers of a run follow from `config.seed`: the order of the data from (seed, epoch), the rest from
-    torch's default generator, whose state is kept in the state file and is put back as it was after each call.
+    All random numbers of a run follow from `config.seed` and the position of an image in the run: the order of the data
+    from (seed, epoch), σ and noise from a stream of the image's own, dropout and augmentation from torch's default
+    generators, seeded for each part of a batch.
 
     Args:
         config: the settings.
-        data: training images [N, C, R, R] and class ids.
-        outdir: where the state and the finished network are written; it must exist.
+        data: training images and their labels.
+        world: this process among those that train together, and its device.
+
+    Raises ValueError if the batch cannot be divided among the processes, or the data do not fit the network.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset, outdir: str | os.PathLike[str]) -> None:
+    def __init__(self, config: TrainConfig, data: ImageData, world: World | None = None) -> None:
         self.config = config
-        # Convolutions on small images train a fifth faster with channels last.
-        self.images = data.images.contiguous(memory_format=torch.channels_last)
-        self.labels = functional.one_hot(data.labels, NUM_CLASSES).to(torch.float32)
-        self.state_path = Path(outdir) / STATE_NAME
-        self.network_path = Path(outdir) / NETWORK_NAME
+        self.data = data
+        self.world = world = World() if world is None else world
+        if config.batch % world.size:
+            raise ValueError(f"batch must be a multiple of the {world.size} processes, but it is {config.batch}")
         self.step = 0
         self.nonfinite_gradients = 0
-        self.loss = EDMLoss(config.P_mean, config.P_std, config.sigma_data)
-        with torch.random.fork_rng(devices=[]):
+        self.losses = LossBySigma()
+        self.augment_pipe = training_augmentation(config.augment) if config.augment else None
+        with self._own_random_numbers():
             torch.manual_seed(config.seed)
-            self.net = EDMPrecond(
-                self.images.shape[-1],
-                self.images.shape[1],
-                label_dim=NUM_CLASSES,
-                sigma_data=config.sigma_data,
-                dropout=config.dropout,
-                **config.network,
-            ).train()
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._rng_state = torch.get_rng_state()
-        self.ema = EMA(self.net, config.ema, config.ema_ramp_up)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, betas=(0.9, config.beta2), eps=1e-8)
+            self.net = self._network().to(world.device)
+        self.loss = self._loss()
+        self.averages = [EMA(self.net, half_life, config.ema_ramp_up) for half_life in config.ema]
+        self.power_averages = PowerEMA(self.net, config.power_ema) if config.power_ema else None
+        self.optimizer = torch.optim.Adam(
+            self.net.parameters(), lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=True
+        )
+        self.parallel: DistributedDataParallel | None = None
+        if world.size > 1:
+            devices = [world.device] if world.device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(_NetworkOutput(self.net), devices, broadcast_buffers=False)
         self._order: tuple[int, Tensor] | None = None
+
+    def _network(self) -> Precond:
+        config, data = self.config, self.data
+        cls = {"edm": networks.EDMPrecond, "vp": networks.VPPrecond, "ve": networks.VEPrecond}[config.precond]
+        options: dict[str, Any] = {"dropout": config.dropout, **config.network}
+        if config.precond == "edm":
+            options["sigma_data"] = config.sigma_data
+        if config.augment:
+            options["augment_dim"] = AUGMENT_DIM
+        net = cls(data.resolution, data.num_channels, label_dim=data.label_dim if config.labels else 0, **options)
+        net.compute_dtype = getattr(torch, config.dtype)
+        # Convolutions on small images train a fifth faster with channels last.
+        return net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _loss(self) -> Any:
+        if self.config.precond == "edm":
+            return losses.EDMLoss(self.config.P_mean, self.config.P_std, self.config.sigma_data)
+        return losses.VPLoss() if self.config.precond == "vp" else losses.VELoss()
+
+    @contextlib.contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Leaves the caller's generators as they were."""
+        devices = [self.world.device] if self.world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            yield
 
     @property
     def images_seen(self) -> int:
@@ -87,149 +144,73 @@ class Trainer:
         """The order in which an epoch visits the images: a function of (seed, epoch)."""
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + epoch) % 2**63)
-            self._order = (epoch, torch.randperm(self.images.shape[0], generator=generator))
+            self._order = (epoch, torch.randperm(len(self.data), generator=generator))
         return self._order[1]
 
-    def _next_batch(self) -> Tensor:
-        """Indices of the images of the current step; batches run on from one epoch into the next."""
-        count = self.images.shape[0]
-        position, missing = self.images_seen, self.config.batch
+    def indices(self, position: int, count: int) -> Tensor:
+        """Which images are seen at these positions of the run; one epoch runs on into the next."""
         parts = []
-        while missing:
-            epoch, offset = divmod(position, count)
-            part = self._shuffled(epoch)[offset : offset + missing]
+        while count:
+            epoch, offset = divmod(position, len(self.data))
+            part = self._shuffled(epoch)[offset : offset + count]
             parts.append(part)
             position += len(part)
-            missing -= len(part)
+            count -= len(part)
         return torch.cat(parts)
 
-    def train_step(self) -> float:
-        """Do one step and return the mean of the weighted loss over the batch and its pixels."""
-        chosen = self._next_batch()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(self.step)
+    def _parts(self) -> list[tuple[int, int]]:
+        """(position, count) of the parts of the current batch that this process takes one after the other."""
+        share = self.config.batch // self.world.size
+        first = self.images_seen + self.world.rank * share
+        size = min(self.config.micro_batch or share, share)
+        return [(first + done, min(size, share - done)) for done in range(0, share, size)]
+
+    def train_step(self) -> Step:
+        """Do one step."""
+        config = self.config
+        parts = self._parts()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.net, self.images[chosen], self.labels[chosen])
-        (loss.sum() / self.config.batch).backward()
-        bad = replace_nonfinite([p.grad for p in self.net.parameters() if p.grad is not None])
+        total, elements = 0.0, 0
+        with self._own_random_numbers():
+            for number, (position, count) in enumerate(parts):
+                last = number == len(parts) - 1
+                with contextlib.nullcontext() if self.parallel is None or last else self.parallel.no_sync():
+                    sums = self._backward(position, count)
+                total += float(sums.sum())
+                elements += count * self.data.num_channels * self.data.resolution**2
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        if config.loss_scale != 1:
+            torch._foreach_mul_(gradients, 1 / config.loss_scale)
+        bad = replace_nonfinite(gradients)
         if bad:
             self.nonfinite_gradients += bad
             logger.warning("step %d: replaced %d gradient values that were NaN or infinite", self.step, bad)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate(self.step)
         self.optimizer.step()
-        self.ema.update(self.net, self.images_seen, self.config.batch)
+        for average in self.averages:
+            average.update(self.net, self.images_seen, config.batch)
+        if self.power_averages is not None:
+            self.power_averages.update(self.net, self.images_seen, config.batch)
         self.step += 1
-        return float(loss.detach().mean())
+        return Step(total / elements, bad)
 
-    def run(
-        self, snapshot: int | None = None, progress: bool = True, should_stop: Callable[[], bool] = lambda: False
-    ) -> bool:
-        """Train to the end, and write the state and the averaged network (float16).
-
-        Args:
-            snapshot: write the state every so many images; None writes it at the end only.
-            progress: show a bar with the loss and the time left.
-            should_stop: asked after each step; True ends the run early, with its state written.
-
-        Returns whether the run is complete.
-        """
-        with (
-            torch.random.fork_rng(devices=[]),
-            tqdm(total=self.config.steps * self.config.batch, unit="img", disable=not progress) as bar,
-        ):
-            bar.update(self.images_seen)
-            torch.set_rng_state(self._rng_state)
-            saved = self.images_seen
-            smooth: float | None = None
-            while self.step < self.config.steps:
-                loss = self.train_step()
-                smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
-                bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-                bar.update(self.config.batch)
-                self._rng_state = torch.get_rng_state()
-                if should_stop():
-                    break
-                if snapshot is not None and self.images_seen - saved >= snapshot:
-                    self.save_state()
-                    saved = self.images_seen
-        self.save_state()
-        if self.nonfinite_gradients:
-            logger.warning("%d gradient values were NaN or infinite in this run", self.nonfinite_gradients)
-        if self.step < self.config.steps:
-            return False
-        save_network(self.ema.net, self.network_path, dtype=torch.float16)
-        return True
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"rng_state": self._rng_state}
-        tensors |= {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.net.state_dict().items()}
-        for name, parameter in self.net.named_parameters():
-            moments = self.optimizer.state.get(parameter) or {
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-            tensors[f"exp_avg.{name}"] = moments["exp_avg"]
-            tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
-        return tensors
-
-    def save_state(self) -> None:
-        """Write the state file; the old one stays until the new one is whole."""
-        record = {
-            "step": self.step,
-            "nonfinite_gradients": self.nonfinite_gradients,
-            "threads": torch.get_num_threads(),
-            "config": self.config.to_dict(),
-        }
-        write_state(self.state_path, self._tensors(), record)
-
-    def resume(self) -> bool:
-        """Go back to the state in the output directory; return False, changing nothing, when there is none.
-
-        Raises CheckpointError, naming the file, when it is damaged or belongs to other settings.
-        """
-        if not self.state_path.exists():
-            return False
-        tensors, record = read_state(self.state_path)
-        self._check_settings(record)
-        expected = self._tensors()
-        wrong = sorted(
-            name
-            for name in expected.keys() | tensors.keys()
-            if name not in tensors
-            or name not in expected
-            or tensors[name].shape != expected[name].shape
-            or tensors[name].dtype != expected[name].dtype
+    def _backward(self, position: int, count: int) -> Tensor:
+        """Add the gradients of a part of the batch, and return the loss of its images [count]."""
+        device = self.world.device
+        images, labels = self.data.batch(self.indices(position, count))
+        keys = [stream_key(self.config.seed, position + i) for i in range(count)]
+        torch.manual_seed(keys[0] >> 1)
+        made = self.loss.per_sample(
+            self.net,
+            to_float(images.to(device, non_blocking=True)),
+            labels.to(device, non_blocking=True) if self.net.label_dim else None,
+            self.augment_pipe,
+            seeds=keys,
+            network=self.parallel,
         )
-        if wrong:
-            raise CheckpointError(f"{self.state_path}: tensors do not match the network: {wrong[:3]}")
-        for prefix, net in (("net.", self.net), ("ema.", self.ema.net)):
-            net.load_state_dict({name: tensors[prefix + name] for name in net.state_dict()})
-        self.step = int(record["step"])
-        self.nonfinite_gradients = int(record["nonfinite_gradients"])
-        for name, parameter in self.net.named_parameters():
-            self.optimizer.state[parameter] = {
-                moment: torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"{moment}.{name}"])
-                for moment in ("exp_avg", "exp_avg_sq")
-            }
-            self.optimizer.state[parameter]["step"] = torch.tensor(float(self.step))
-        self._rng_state = tensors["rng_state"]
-        if record["threads"] != torch.get_num_threads():
-            logger.warning(
-                "the run so far used %s threads and this one uses %d: the weights may differ in the last bits",
-                record["threads"],
-                torch.get_num_threads(),
-            )
-        return True
-
-    def _check_settings(self, record: dict[str, Any]) -> None:
-        wanted = self.config.to_dict()
-        found = record.get("config")
-        if not isinstance(found, dict) or not {"step", "nonfinite_gradients", "threads"} <= record.keys():
-            raise CheckpointError(f"{self.state_path}: damaged training state: its record is incomplete")
-        differing = [
-            f"{name} {found.get(name)!r} (now {wanted.get(name)!r})"
-            for name in sorted(wanted.keys() | found.keys())
-            if wanted.get(name) != found.get(name)
-        ]
-        if differing:
-            raise CheckpointError(f"{self.state_path}: it belongs to a run with other settings: {', '.join(differing)}")
+        # Gradients are averaged over the processes; the sum over the batch divided by its size is wanted.
+        (made.loss.sum() * (self.config.loss_scale * self.world.size / self.config.batch)).backward()
+        sums = made.loss.detach()
+        self.losses.add(made.sigma, sums / (self.data.num_channels * self.data.resolution**2))
+        return sums

@@ -9,7 +9,7 @@ net(x, sigma, class_labels) → D(x; σ) is called as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -75,7 +75,7 @@ class _FusedLoss:
         labels: Tensor | None = None,
         augment_pipe: reference.AugmentPipe | None = None,
         *,
-        seeds: Tensor | None = None,
+        seeds: Iterable[int] | Tensor | None = None,
         draw: int = 0,
         sigma: Tensor | None = None,
         noise: Tensor | None = None,
@@ -103,7 +103,7 @@ class _FusedLoss:
         images: Tensor,
         labels: Tensor | None,
         augment_pipe: reference.AugmentPipe | None,
-        seeds: Tensor | None,
+        seeds: Iterable[int] | Tensor | None,
         draw: int,
         sigma: Tensor | None,
         noise: Tensor | None,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 from click.testing import CliRunner
+from PIL import Image
 
+import edm_fast
 from edm_fast.cli.train import train
-from edm_fast.training.loop import NETWORK_NAME, STATE_NAME
+from edm_fast.training.run import LOG_NAME, NETWORK_NAME, PLOT_NAME, STATE_NAME
+from edm_fast.training.state import read_state
 
 TINY = ["--duration", "0.064", "--batch", "32", "--no-progress"]
 
@@ -21,7 +26,7 @@ def test_training_writes_a_network_and_a_second_run_changes_nothing(tmp_path):
     result = CliRunner().invoke(train, ["--outdir", str(outdir), *TINY])
     assert result.exit_code == 0, result.output
     assert result.output.strip().endswith(str(outdir / NETWORK_NAME))
-    assert sorted(item.name for item in outdir.iterdir()) == sorted([NETWORK_NAME, STATE_NAME])
+    assert sorted(item.name for item in outdir.iterdir()) == sorted([NETWORK_NAME, STATE_NAME, LOG_NAME, PLOT_NAME])
     before = (outdir / NETWORK_NAME).read_bytes()
     again = CliRunner().invoke(train, ["--outdir", str(outdir), *TINY])
     assert again.exit_code == 0
@@ -38,9 +43,17 @@ def test_training_writes_a_network_and_a_second_run_changes_nothing(tmp_path):
         (["--duration", "0"], "--duration"),
         (["--duration", "inf"], "--duration"),
         (["--dropout", "1"], "--dropout"),
-        (["--data", "cats"], "--data"),
+        (["--data", "cats"], "cats: no such file"),
         (["--seed", "-1"], "--seed"),
         (["--decay", "steps"], "--decay"),
+        (["--preset", "lsun"], "--preset"),
+        (["--precond", "iddpm"], "--precond"),
+        (["--micro-batch", "1000"], "micro_batch must"),
+        (["--power-ema", "0.9"], "sigma_rel"),
+        (["--ema", "inf"], "--ema"),
+        (["--augment", "2"], "--augment"),
+        (["--dtype", "float64"], "--dtype"),
+        (["--device", "tpu"], "--device"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -82,3 +95,46 @@ def test_ctrl_c_leaves_a_state_from_which_the_run_goes_on(tmp_path):
     assert process.returncode == 130
     assert b"the same command goes on" in error
     assert [item.name for item in tmp_path.iterdir()] == [STATE_NAME]
+
+
+def test_options_reach_the_run(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(4):
+        Image.new("RGB", (8, 8), (40 * index, 90, 200)).save(folder / f"{index}.png")
+    (folder / "dataset.json").write_text(json.dumps({"labels": [[f"{index}.png", index % 2] for index in range(4)]}))
+    arguments = ["--data", folder, "--outdir", tmp_path / "out", "--preset", "cifar10-ddpmpp", "--channels", 16,
+                 "--batch", 4, "--micro-batch", 2, "--duration", 0.008, "--precond", "vp", "--lr", 0.01,
+                 "--warmup", 0, "--decay", "cosine", "--ema", 1, "--ema", 2, "--power-ema", 0.1, "--dropout", 0.3,
+                 "--augment", 0.4, "--dtype", "bfloat16", "--loss-scale", 2, "--seed", 9, "--snapshot", 0.004,
+                 "--grid", 2, "--no-progress"]  # fmt: skip
+    result = CliRunner().invoke(train, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    _, record = read_state(tmp_path / "out" / STATE_NAME)
+    expected = {"batch": 4, "micro_batch": 2, "duration": 8, "precond": "vp", "lr": 0.01, "warmup": 0,
+                "decay": "cosine", "ema": [1000, 2000], "power_ema": [0.1], "dropout": 0.3, "augment": 0.4,
+                "dtype": "bfloat16", "loss_scale": 2.0, "seed": 9}  # fmt: skip
+    assert {name: record["config"][name] for name in expected} == expected
+    assert record["config"]["network"]["model_channels"] == 16
+    assert len(list((tmp_path / "out").glob("samples-*.png"))) == 2
+    net = edm_fast.load(tmp_path / "out" / NETWORK_NAME)
+    assert (type(net).__name__, net.label_dim, net.img_channels) == ("VPPrecond", 2, 3)
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """Up to the order of sums; and a run that they began goes on in one process."""
+    common = ["--duration", "0.064", "--batch", "16", "--dropout", "0", "--seed", "4", "--no-progress"]
+    one = CliRunner().invoke(train, ["--outdir", str(tmp_path / "one"), *common])
+    assert one.exit_code == 0, one.output
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "edm_fast",
+               "train", "--outdir", str(tmp_path / "two"), *common, "--micro-batch", "4"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found, expected = (read_state(tmp_path / name / STATE_NAME)[0] for name in ("two", "one"))
+    for name, tensor in expected.items():
+        if name.startswith("net."):
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-5)
+    records = [json.loads((tmp_path / name / LOG_NAME).read_text()) for name in ("one", "two")]
+    assert records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-4)
+    assert sum(row[1] for row in records[1]["loss_by_sigma"]) == 64
