@@ -102,12 +102,14 @@ def _warped(images: Tensor, geometry: Tensor) -> Tensor:
     of it no more is made than the samples of the batch need, which changes no result.
     """
     samples, channels, height, width = images.shape
+    if samples == 0:
+        return images
     geometry = geometry.to(images.dtype)
     columns, rows = (torch.arange(-_BEFORE, 2 * extent + _BEFORE, device=images.device) for extent in (width, height))
     x = columns.to(images.dtype) / 2 - (width - 1) / 2
     y = rows.to(images.dtype) / 2 - (height - 1) / 2
     positions = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x)), x.new_ones(len(y), len(x))], dim=-1)
-    positions = (geometry[:, None, None] @ positions[..., None]).squeeze(-1)
+    positions = (positions.flatten(0, 1) @ geometry.mT).unflatten(1, (len(y), len(x)))
 
     extents = torch.tensor([width, height], device=images.device)
     wanted = (positions.abs().amax([0, 1, 2]) + _REACH - (extents - 1) / 2).ceil()
