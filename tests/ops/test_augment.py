@@ -15,7 +15,7 @@ from edm_fast.ops.augment import augment
 from edm_fast.reference.augment import SYM6, AugmentPipe
 from edm_fast.reference.augment import augment as reference
 
-SMALL = [(2, 3, 9, 9), (2, 1, 5, 8), (1, 5, 4, 6), (2, 3, 1, 1), (2, 2, 3, 2), (1, 1, 1, 7)]
+SMALL = [(2, 3, 9, 9), (2, 1, 5, 8), (1, 5, 4, 6), (4, 3, 1, 1), (2, 2, 3, 2), (4, 1, 1, 7)]
 LARGE = [(3, 3, 32, 32), (2, 3, 17, 33), (1, 6, 16, 16), (40, 1, 6, 6)]
 # With the second, images are magnified and shrunk up to some hundred times, and positions lie far outside.
 SPREADS = [{}, {"scale_std": 3.0, "aniso_std": 1.0, "translate_frac_std": 2.0}]
