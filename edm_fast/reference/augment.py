@@ -295,7 +295,7 @@ class AugmentPipe:
             labels += [theta.cos() - 1, theta.sin()]
         if self.aniso:
             w = chance.normal(self.aniso)
-            # 0 where there is no stretching, so that the product of both rotations is exactly 1.
+            # 0 where there is no stretching, so that the product is 1 however sums are rounded.
             r = chance.uniform(self.aniso_rotate_prob, of_all=True) * math.pi * (w != 0)
             stretch = torch.cat([-w, w], dim=1).mul(self.aniso_std).exp2().diag_embed()
             linear = linear @ _rotation(-r) @ stretch @ _rotation(r)

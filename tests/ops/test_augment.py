@@ -121,6 +121,14 @@ def test_moves_of_pixels_are_exact(backend, device):
     assert_same_bits(moved, reference(x, blit))
 
 
+def test_colours_are_a_product_and_grey_is_the_mean_of_its_rows(backend, device):
+    matrix = torch.tensor([[[1.0, 2.0, 4.0, 8.0], [0.5, 0.25, 16.0, 1.0], [0.0, -2.0, 32.0, -6.0]]], device=device)
+    pixel = torch.tensor([1.0, 2.0, 0.5], device=device)[None, :, None, None]
+    assert augment(pixel, colour=matrix, backend=backend).flatten().tolist() == [15.0, 10.0, 6.0]
+    grey = augment(torch.full([1, 1, 1, 1], 2.0, device=device), colour=matrix, backend=backend)
+    assert float(grey) == pytest.approx((2 * (7 + 16.75 + 30) + 8 + 1 - 6) / 3)
+
+
 def test_a_geometry_that_changes_nothing_gives_the_images_back(backend, device):
     x = images((2, 3, 4, 5)).to(device)
     out = augment(x, geometry=identity(2).to(device), backend=backend)
