@@ -214,6 +214,12 @@ def render(folder: Path = RESULTS) -> str:
             "All that happens between two evaluations, against the paper's form in eager PyTorch.",
             load(folder, "sampler_overhead"),
         ),
+        *flat_section(
+            "Parts of a training step on the CPU",
+            "python benchmarks/training_cpu.py",
+            "Against the same in plain PyTorch, which draws the same numbers.",
+            load(folder, "training_cpu"),
+        ),
         *gpu_report.section(load(folder, "gpu"), load(folder, "counted_cuda")),
     ]
     return "\n\n".join(parts) + "\n"

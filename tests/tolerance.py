@@ -100,3 +100,11 @@ def assert_plan_as_exact_as_eager(
     ours, theirs, truth = (tensor.detach().cpu().double() for tensor in (actual, eager, exact))
     l2, l2_eager = (float((result - truth).norm() / truth.norm()) for result in (ours, theirs))
     assert l2 <= PLAN_L2_OVER_EAGER * l2_eager, f"{what}: L2 error {l2:.3g} (eager {l2_eager:.3g})"
+
+
+# Float32 against a few operations by hand in Python's float64, on numbers of about 1.
+BY_HAND = 1e-5
+
+# A smooth wave through the augmentation's filters, against the wave itself. Their phase is not quite linear, which is a
+# shift by 0.05 pixels that turns with the image; a grid that is half an element off is out by 0.2 to 0.4.
+TURNED_WAVE, MAGNIFIED_WAVE = 0.07, 0.02

@@ -102,12 +102,14 @@ def _warped(images: Tensor, geometry: Tensor) -> Tensor:
     of it no more is made than the samples of the batch need, which changes no result.
     """
     samples, channels, height, width = images.shape
+    if samples == 0:
+        return images
     geometry = geometry.to(images.dtype)
     columns, rows = (torch.arange(-_BEFORE, 2 * extent + _BEFORE, device=images.device) for extent in (width, height))
     x = columns.to(images.dtype) / 2 - (width - 1) / 2
     y = rows.to(images.dtype) / 2 - (height - 1) / 2
     positions = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x)), x.new_ones(len(y), len(x))], dim=-1)
-    positions = (geometry[:, None, None] @ positions[..., None]).squeeze(-1)
+    positions = (positions.flatten(0, 1) @ geometry.mT).unflatten(1, (len(y), len(x)))
 
     extents = torch.tensor([width, height], device=images.device)
     wanted = (positions.abs().amax([0, 1, 2]) + _REACH - (extents - 1) / 2).ceil()
@@ -293,7 +295,7 @@ class AugmentPipe:
             labels += [theta.cos() - 1, theta.sin()]
         if self.aniso:
             w = chance.normal(self.aniso)
-            # 0 where there is no stretching, so that the product of both rotations is exactly 1.
+            # 0 where there is no stretching, so that the product is 1 however sums are rounded.
             r = chance.uniform(self.aniso_rotate_prob, of_all=True) * math.pi * (w != 0)
             stretch = torch.cat([-w, w], dim=1).mul(self.aniso_std).exp2().diag_embed()
             linear = linear @ _rotation(-r) @ stretch @ _rotation(r)
