@@ -16,7 +16,9 @@ from ops_cpu import heun_rows, named
 from torch import Tensor
 
 import edm_fast
+from edm_fast.ops.denoising_loss import denoising_loss
 from edm_fast.ops.group_norm_silu import group_norm_silu
+from edm_fast.ops.noise_augment import LevelRule, noise_augment
 from edm_fast.ops.resample import resample
 from edm_fast.ops.residual import residual
 from edm_fast.ops.solver_step import DENOISED_FROM_MODEL, NET_INPUT_SCALE, REGISTERS, UPDATE, UPDATE_TERMS, solver_step
@@ -213,6 +215,41 @@ def noise_case(samples: int, extent: int, dtype: torch.dtype) -> Case:
     return Case("randn", name, samples, dtype, 3 * extent**2 * dtype.itemsize + 8, make, call, exact=True)
 
 
+TRAINING = LevelRule("log_normal", -1.2, 1.2, preconditioning="edm", sigma_data=0.5, weight_sigma_data=0.5)
+
+
+def noise_augment_case(samples: int, extent: int) -> Case:
+    """A bfloat16 network's input from float32 images."""
+    dtype = torch.bfloat16
+
+    def make(samples: int, source: Source) -> Inputs:
+        return Inputs({"images": source.rows(samples, 3, extent, extent), "seeds": source.seeds(samples)}, {})
+
+    def call(inputs: Inputs, backend: str | None) -> tuple[Tensor, ...]:
+        options: Any = {"dtype": dtype, "memory_format": torch.channels_last, "backend": backend}
+        return tuple(noise_augment(rule=TRAINING, **inputs.images, **options))
+
+    name = f"noise_augment {named((samples, 3, extent, extent), dtype)}"
+    return Case("noise_augment", name, samples, dtype, 3 * extent**2 * (4 + dtype.itemsize) + 36, make, call)
+
+
+def denoising_loss_case(samples: int, extent: int) -> Case:
+    dtype = torch.bfloat16
+
+    def make(samples: int, source: Source) -> Inputs:
+        images = {"images": source.rows(samples, 3, extent, extent), "seeds": source.seeds(samples)}
+        images["model_output"] = source.images(samples, 3, extent, extent, dtype)
+        images["rows"] = noise_augment(images["images"], TRAINING, images["seeds"]).rows
+        return Inputs(images, {})
+
+    def call(inputs: Inputs, backend: str | None) -> tuple[Tensor, ...]:
+        images = {**inputs.images, "rows": inputs.images["rows"].to(torch.float32)}
+        return (denoising_loss(**images, backend=backend),)
+
+    name = f"denoising_loss {named((samples, 3, extent, extent), dtype)}"
+    return Case("denoising_loss", name, samples, dtype, 3 * extent**2 * (4 + dtype.itemsize) + 40, make, call)
+
+
 def cases(few: int | None = None) -> list[Case]:
     """All cases, at sizes beyond the L2 cache, or of `few` small samples.
 
@@ -249,4 +286,6 @@ def cases(few: int | None = None) -> list[Case]:
         step_case("S_churn=40", **sized(2048, 64), S_churn=40.0),
         noise_case(**sized(8192, 64), dtype=torch.float32),
         noise_case(**sized(4096, 64), dtype=torch.float64),
+        noise_augment_case(**sized(4096, 64)),
+        denoising_loss_case(**sized(4096, 64)),
     ]

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from gpu_rows import SANITIZERS
 from gpu_run import ROOT, Run
 
-FOLDERS = ("tests/ops", "tests/networks", "tests/plan", "tests/samplers", "tests/compat")
+FOLDERS = ("tests/ops", "tests/networks", "tests/plan", "tests/samplers", "tests/compat", "tests/training")
 _TESTS_LIMIT_S = 450
 
 # Tests under compute-sanitizer: small shapes, every kernel, no captures, which its allocations would break.

@@ -1,46 +1,25 @@
 // Kernels at the far end of tensors whose elements 32 bits do not count: `far_ends SCENARIO` prints "right", "wrong" or
 // "no space". The last sample of a huge batch must come out as it does alone, to the bit.
+#include "far_ends.h"
+
 #include <cmath>
 #include <cstdio>
 #include <iterator>
 #include <string>
 #include <type_traits>
 
-#include "chosen_blocks.h"
 #include "edm_fast/group_norm_silu.h"
-#include "edm_fast/normal.h"
 #include "edm_fast/randn.h"
 #include "edm_fast/resample.h"
 #include "edm_fast/residual.h"
 #include "edm_fast/solver_step.h"
+#include "far_ends_training.h"
 
 using namespace edm_fast;
 using chosen::choose, chosen::last_in_turn, chosen::last_of, chosen::last_row_of, chosen::Rows, chosen::same_last;
+using namespace far_ends;
 
 namespace {
-
-constexpr int64_t kTwo32 = int64_t{1} << 32;
-
-template <class T>
-constexpr DType kDtype = std::is_same_v<T, Half> ? kFloat16 : kFloat32;
-
-// Samples of `elements` each, so many that the last one lies past 2^32.
-constexpr int64_t past_32_bits(int64_t elements) {
-    return kTwo32 / elements + 3;
-}
-
-float pattern(int64_t i, unsigned seed) {  // in [-2, 2)
-    return float((uint32_t(i) + seed * 7919u) * 2654435761u >> 16) * 0x1p-14f - 2.0f;
-}
-
-// Rows whose last sample has values that `seed` names.
-template <class T>
-class Filled : public Rows<T> {
-  public:
-    Filled(int64_t samples, int64_t size, unsigned seed) : Rows<T>(samples, size) {
-        for (int64_t i = 0; i < size; ++i) this->last()[i] = Store<T>::from(pattern(i, seed));
-    }
-};
 
 // Call(shape, samples).run() with many samples and with one.
 template <class Call>
@@ -321,15 +300,6 @@ bool norm_of_a_large_image() {
     return std::memcmp(out.data() + first, row_out.data(), std::size_t(bytes)) == 0;
 }
 
-bool is_noise(const float* values, int64_t first, int64_t count, uint64_t seed) {
-    for (int64_t i = 0; i < count; ++i) {
-        const Normals z = normal_block(seed, uint64_t(first + i) / 4, 7, kDomainSampler);
-        const float lanes[4] = {z.x, z.y, z.z, z.w};
-        if (values[i] != lanes[(first + i) % 4]) return false;
-    }
-    return true;
-}
-
 bool randn_of_many_samples() {
     constexpr int64_t elements = 3 * 64 * 64;
     const int64_t samples = past_32_bits(elements);
@@ -434,6 +404,8 @@ constexpr Scenario kScenarios[] = {
     {"norm_of_a_large_image", norm_of_a_large_image},
     {"randn_of_many_samples", randn_of_many_samples},
     {"randn_of_a_large_image", randn_of_a_large_image},
+    {"noise_augment_of_many_samples", noise_augment_of_many_samples},
+    {"denoising_loss", denoising_loss},
     {"solver_step_float64", solver_step<double, kFloat64>},
     {"solver_step_float32", solver_step<float, kFloat32>},
 };

@@ -44,6 +44,8 @@ FAR_ENDS = [
     "norm_of_a_large_image",
     "randn_of_many_samples",
     "randn_of_a_large_image",
+    "noise_augment_of_many_samples",
+    "denoising_loss",
     "solver_step_float64",
     "solver_step_float32",
 ]

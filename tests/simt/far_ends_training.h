@@ -1,0 +1,78 @@
+// The far ends of the kernels of training.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "edm_fast/denoising_loss.h"
+#include "edm_fast/noise_augment.h"
+#include "far_ends.h"
+
+namespace far_ends {
+
+using chosen::choose, chosen::last_of, chosen::last_row_of, chosen::same_last;
+
+// Black images at σ = 1, whose noisy input is the noise, for a network that gives D.
+inline bool noise_augment_of_many_samples() {
+    constexpr int64_t elements = 3 * 64 * 64;
+    const int64_t samples = past_32_bits(elements);
+    const Rows<float> out(samples, elements), images(samples, elements), rows(samples, kLevelSize), sigma(samples, 1);
+    const Rows<int64_t> seeds(samples, 1);
+    std::fill_n(images.last(), elements, 0.0f);
+    *seeds.last() = 1234567890123;
+    *sigma.last() = 1.0f;
+    choose(last_row_of(samples));
+    NoiseAugmentArgs args{samples, 3, 64 * 64, {}, 7, seeds.data(), sigma.data(), rows.data(), {}, {}, {}};
+    args.images = {images.data(), elements, 64 * 64, 1, kFloat32};
+    args.net_input = {out.data(), elements, 64 * 64, 1, kFloat32};
+    cuda::noise_augment(args, 0, nullptr);
+    return chosen::grids().back().y == 65535 && is_noise(out.last(), 0, elements, 1234567890123, kDomainTraining) &&
+           rows.last()[kSigma] == 1.0f && rows.last()[kOutputFactor] == 1.0f;
+}
+
+// The loss of the last sample and its gradient.
+struct LossCall {
+    using Shape = int64_t;  // pixels
+
+    LossCall(int64_t pixels, int64_t samples)
+        : output(samples, pixels, 1),
+          images(samples, pixels, 2),
+          rows(samples, kLevelSize, 3),
+          loss_grad(samples, 1, 4),
+          seeds(samples, 1),
+          loss(samples, 1),
+          error(samples, pixels),
+          grad(samples, pixels) {
+        *seeds.last() = 1234567890123;
+        DenoisingLossArgs& args = call.forward;
+        args = {samples,      1,  pixels,       7,           seeds.data(), rows.data(),
+                view(images), {}, view(output), loss.data(), view(error)};
+        call.loss_grad = loss_grad.data();
+        call.output_grad = view(grad);
+    }
+    static ImageView view(const Rows<float>& rows) { return {rows.data(), rows.size(), rows.size(), 1, kFloat32}; }
+    bool same(const LossCall& other) const {
+        return same_last(loss, other.loss) && same_last(error, other.error) && same_last(grad, other.grad);
+    }
+
+    Filled<float> output, images, rows, loss_grad;
+    Rows<int64_t> seeds;
+    Rows<float> loss, error, grad;
+    DenoisingLossGradArgs call;
+};
+
+inline bool denoising_loss() {
+    constexpr int64_t pixels = 64 * 64;
+    const int64_t samples = past_32_bits(pixels);
+    LossCall many(pixels, samples), alone(pixels, 1);
+    for (const LossCall* call : {&many, &alone}) {
+        const int64_t count = call == &many ? samples : 1;
+        choose(last_of(count));
+        cuda::denoising_loss(call->call.forward, 0, nullptr);
+        choose(last_row_of(count));
+        cuda::denoising_loss_grad(call->call, 0, nullptr);
+    }
+    return many.same(alone) && std::isfinite(*many.loss.last());
+}
+
+}  // namespace far_ends
