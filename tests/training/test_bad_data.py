@@ -221,7 +221,7 @@ IMAGES = pixels()
         ({"images": IMAGES, "labels": list("abcd")}, "labels must be class ids.*<U1"),
         ({"images": IMAGES, "labels": [True] * 4}, "labels must be class ids.*bool"),
         ({"images": IMAGES, "labels": np.zeros([4, 0])}, r"labels must be class ids.*\[4, 0\]"),
-        ({"images": IMAGES, "labels": [[1.0]] * 3 + [[np.inf]]}, r"label of image 3 must be finite.*inf"),
+        ({"images": IMAGES, "labels": [[1.0, 2.0]] * 3 + [[1.0, np.inf]]}, r"label of image 3 must be finite.*inf"),
     ],
     ids=range(16),
 )

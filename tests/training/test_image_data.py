@@ -151,6 +151,9 @@ def test_fingerprint_is_that_of_names_sizes_and_labels(tmp_path):
         write_folder(tmp_path / "unlabelled", files_of(images)),
         write_folder(tmp_path / "labels", files_of(images, [6, 0, 2, 3])),
         write_folder(tmp_path / "rows", files_of(images, ONE_HOT.tolist())),
+        write_folder(tmp_path / "zeros", files_of(images, [[0.0]] * 4)),
+        write_folder(tmp_path / "more zeros", files_of(images, [[0.0, 0.0]] * 4)),
+        write_folder(tmp_path / "one class", files_of(images, [0] * 4)),
         write_folder(tmp_path / "renamed", renamed),
         write_folder(tmp_path / "resized", {**files, "img3.png": files["img3.png"] + b"\0"}),
         write_npz(tmp_path / "arrays.npz", images=images, labels=IDS),
@@ -202,6 +205,16 @@ def test_threads_and_forks_and_copies_read_the_same(kind, tmp_path):
     copied = pickle.loads(pickle.dumps(data))
     del data
     assert reads_well(copied)
+
+
+def test_a_copy_of_a_zip_that_is_gone_is_refused_and_the_original_reads_on(tmp_path):
+    path = write_zip(tmp_path / "data.zip", files_of(pixels()))
+    data = open_data(path, **FROM_DISK)
+    stored = pickle.dumps(data)
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{path}: cannot be read"):
+        pickle.loads(stored)
+    assert torch.equal(data.batch([1])[0], nchw(pixels())[[1]])
 
 
 def test_a_zip_is_one_open_file(tmp_path):
