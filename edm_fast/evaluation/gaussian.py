@@ -75,4 +75,4 @@ class RunningGaussian:
         """ValueError for fewer than two rows, which have no covariance."""
         if self.count < 2:
             raise ValueError(f"images: got {self.count}; a covariance needs at least 2")
-        return Gaussian(self._mean.copy(), self._scatter / (self.count - 1))
+        return Gaussian(self._mean, self._scatter / (self.count - 1))

@@ -90,6 +90,12 @@ def test_a_torchscript_file_is_an_extractor(script):
     assert_same_bits(TorchScriptExtractor(script)(IMAGES), ChannelMeans()(IMAGES))
 
 
+def test_a_torchscript_file_saved_while_training_is_called_in_evaluation_mode(tmp_path):
+    dropout = torch.nn.Sequential(ChannelMeans(), torch.nn.Dropout(0.9)).train()
+    torch.jit.script(dropout).save(str(tmp_path / "dropout.pt"))
+    assert_same_bits(TorchScriptExtractor(tmp_path / "dropout.pt")(IMAGES), ChannelMeans()(IMAGES))
+
+
 def test_files_that_are_not_torchscript_are_named(tmp_path):
     (tmp_path / "net.pt").write_bytes(b"not at all")
     with pytest.raises(ValueError, match="net.pt: is not a TorchScript file"):
