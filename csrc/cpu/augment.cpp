@@ -72,8 +72,11 @@ void move_and_warp(const AugmentArgs& args, int64_t sample, Channels channels, c
         memory.column_part[i] =
             plan.x.has_pixel(column) ? blit.column_part(reflected(int(column), blit.width)) : kNoPixel;
     }
-    read_quads(args.images, channels.of(args.images, sample), channels.count, memory.row_part, plan.y.pixels(),
-               memory.column_part, plan.x.pixels(), warp_memory.pixels);
+    for (int64_t i = 0; i < plan.y.pixels(); ++i) {
+        read_quads(args.images, channels.of(args.images, sample), channels.count, memory.row_part + i, 1,
+                   memory.column_part, plan.x.pixels(), warp_memory.pixels);
+        up_along_x(plan, warp_memory, i);
+    }
     warp_quads(plan, warp_memory, memory.quads);
 }
 

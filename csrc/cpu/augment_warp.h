@@ -100,22 +100,23 @@ struct WarpPlan {
 };
 
 struct WarpMemory {
-    float* pixels;           // [y.pixels, x.pixels] Quads; the caller fills them
-    float* wide;             // [y.pixels, 2 · x.pairs] Quads: up along x
-    float* fine;             // [2 · y.pairs, 2 · x.pairs] Quads: u
-    float* line;             // [fine_extent(width)] Quads: a row of v
-    float* narrow;           // [fine_extent(height), width] Quads: v, down along x
+    float* pixels;  // [x.pixels] Quads: a row of pixels, which the caller fills
+    float* wide;    // [y.pixels, 2 · x.pairs] Quads: up along x
+    float* fine;    // [2 · y.pairs, 2 · x.pairs] Quads: u
+    float* line;    // [fine_extent(width)] Quads: a row of v
+    float* narrow;  // [fine_extent(height), width] Quads: v, down along x; in the place of `wide`, which u was made of
     int32_t *left, *top;     // [fine_extent(width)] the element of u, counted within the box, at which a position is
     float *past_x, *past_y;  // [fine_extent(width)] and how far past this element
 
     WarpMemory() = default;
     WarpMemory(const WarpPlan& plan, Arena& arena) {
         const int64_t columns = 2 * plan.x.pairs, positions = fine_extent(plan.width);
-        pixels = arena.take<float>(plan.y.pixels() * plan.x.pixels() * kQuad);
-        wide = arena.take<float>(plan.y.pixels() * columns * kQuad);
+        const int64_t wide_quads = plan.y.pixels() * columns, narrow_quads = fine_extent(plan.height) * plan.width;
+        pixels = arena.take<float>(plan.x.pixels() * kQuad);
+        wide = arena.take<float>((wide_quads > narrow_quads ? wide_quads : narrow_quads) * kQuad);
         fine = arena.take<float>(2 * plan.y.pairs * columns * kQuad);
         line = arena.take<float>(positions * kQuad);
-        narrow = arena.take<float>(fine_extent(plan.height) * plan.width * kQuad);
+        narrow = wide;
         left = arena.take<int32_t>(positions);
         top = arena.take<int32_t>(positions);
         past_x = arena.take<float>(positions);
@@ -136,17 +137,15 @@ EDM_FAST_INLINE void pair_of(const At& at, Value* first, Value* second) {
     *second = odd;
 }
 
-static void up_along_x(const WarpPlan& plan, const WarpMemory& memory) {
-    const int64_t rows = plan.y.pixels(), pairs = plan.x.pairs;
-    for (int64_t row = 0; row < rows; ++row) {
-        const float* from = memory.pixels + row * plan.x.pixels() * kQuad;
-        float* to = memory.wide + row * 2 * pairs * kQuad;
-        for (int64_t m = 0; m < pairs; ++m, from += kQuad, to += 2 * kQuad) {
-            Quad first, second;
-            pair_of([&](int i) __attribute__((always_inline)) { return quad_at(from + i * kQuad); }, &first, &second);
-            put_quad(to, first);
-            put_quad(to + kQuad, second);
-        }
+// Of the row of pixels that lies in memory.pixels.
+static void up_along_x(const WarpPlan& plan, const WarpMemory& memory, int64_t row) {
+    const float* from = memory.pixels;
+    float* to = memory.wide + row * 2 * plan.x.pairs * kQuad;
+    for (int64_t m = 0; m < plan.x.pairs; ++m, from += kQuad, to += 2 * kQuad) {
+        Quad first, second;
+        pair_of([&](int i) __attribute__((always_inline)) { return quad_at(from + i * kQuad); }, &first, &second);
+        put_quad(to, first);
+        put_quad(to + kQuad, second);
     }
 }
 
@@ -219,9 +218,8 @@ static void warp_row(const WarpPlan& plan, const WarpMemory& memory, int64_t row
     }
 }
 
-// Writes [height, width] Quads.
+// Writes [height, width] Quads, after up_along_x of every row.
 static void warp_quads(const WarpPlan& plan, const WarpMemory& memory, float* out) {
-    up_along_x(plan, memory);
     up_along_y(plan, memory);
     clear_outside(plan, memory);
     for (int64_t row = 0; row < fine_extent(plan.height); ++row) warp_row(plan, memory, row);
