@@ -63,8 +63,8 @@ class LevelRule(NamedTuple):
         for name, known in (("source", SOURCES), ("preconditioning", PRECONDITIONINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; it is one of {', '.join(known)}")
-        codes = self._replace(source=SOURCES[self.source], preconditioning=PRECONDITIONINGS[self.preconditioning])
-        return [float(value) for value in codes]
+        codes = {"source": SOURCES[self.source], "preconditioning": PRECONDITIONINGS[self.preconditioning]}
+        return [float(value) for value in {**self._asdict(), **codes}.values()]
 
 
 class NoisyBatch(NamedTuple):

@@ -121,7 +121,7 @@ class Trainer:
         net = cls(data.resolution, data.num_channels, label_dim=data.label_dim if config.labels else 0, **options)
         net.compute_dtype = getattr(torch, config.dtype)
         # Convolutions on small images train a fifth faster with channels last.
-        return net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return net.train().to(memory_format=torch.channels_last)
 
     def _loss(self) -> Any:
         if self.config.precond == "edm":
