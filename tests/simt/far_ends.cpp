@@ -405,7 +405,8 @@ constexpr Scenario kScenarios[] = {
     {"randn_of_many_samples", randn_of_many_samples},
     {"randn_of_a_large_image", randn_of_a_large_image},
     {"noise_augment_of_many_samples", noise_augment_of_many_samples},
-    {"denoising_loss", denoising_loss},
+    {"denoising_loss", far_ends::denoising_loss},
+    {"augment", far_ends::augment},
     {"solver_step_float64", solver_step<double, kFloat64>},
     {"solver_step_float32", solver_step<float, kFloat32>},
 };

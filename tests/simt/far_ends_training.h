@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
+#include "edm_fast/augment.h"
 #include "edm_fast/denoising_loss.h"
 #include "edm_fast/noise_augment.h"
 #include "far_ends.h"
@@ -73,6 +75,40 @@ inline bool denoising_loss() {
         cuda::denoising_loss_grad(call->call, 0, nullptr);
     }
     return many.same(alone) && std::isfinite(*many.loss.last());
+}
+
+// The last sample moved, turned by a sixth and recoloured.
+struct AugmentCall {
+    static constexpr int64_t kSize = 64, kElements = 3 * kSize * kSize;
+
+    explicit AugmentCall(int64_t samples)
+        : images(samples, kElements, 1),
+          colour(samples, 12, 2),
+          geometry(samples, 6, 3),
+          blit(samples, 5),
+          out(samples, kElements) {
+        const float matrix[] = {0.5f, -0.866f, 1.5f, 0.866f, 0.5f, -2.0f};
+        const int32_t moves[] = {1, 0, 1, 5, -7};
+        std::copy(std::begin(matrix), std::end(matrix), geometry.last());
+        std::copy(std::begin(moves), std::end(moves), blit.last());
+        args = {samples, 3, kSize, kSize, view(images), view(out), blit.data(), geometry.data(), colour.data()};
+    }
+    static ImageView view(const Rows<float>& rows) { return {rows.data(), kElements, kSize * kSize, 1, kFloat32}; }
+
+    Filled<float> images, colour, geometry;
+    Rows<int32_t> blit;
+    Rows<float> out;
+    AugmentArgs args;
+};
+
+inline bool augment() {
+    const int64_t samples = past_32_bits(AugmentCall::kElements);
+    const AugmentCall many(samples), alone(1);
+    for (const AugmentCall* call : {&many, &alone}) {
+        choose(last_of(call->args.samples));
+        cuda::augment(call->args, 0, nullptr);
+    }
+    return same_last(many.out, alone.out) && std::isfinite(*many.out.last());
 }
 
 }  // namespace far_ends

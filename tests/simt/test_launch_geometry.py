@@ -46,6 +46,7 @@ FAR_ENDS = [
     "randn_of_a_large_image",
     "noise_augment_of_many_samples",
     "denoising_loss",
+    "augment",
     "solver_step_float64",
     "solver_step_float32",
 ]
