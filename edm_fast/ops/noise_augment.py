@@ -250,15 +250,4 @@ LIBRARY.impl("noise_augment_", lambda *args: _run("cpu", *args), "CPU")
 LIBRARY.impl("noise_augment_", lambda *args: _run("cuda", *args), "CUDA")
 
 
-@torch.library.register_fake("edm_fast::noise_augment_", lib=LIBRARY)
-def _fake(
-    images: torch.Tensor,
-    rule: list[float],
-    draw: int,
-    seeds: torch.Tensor | None,
-    sigma: torch.Tensor | None,
-    noise: torch.Tensor | None,
-    rows: torch.Tensor,
-    net_input: torch.Tensor,
-) -> None:
-    _check(images, rule, draw, seeds, sigma, noise, rows, net_input)
+torch.library.register_fake("edm_fast::noise_augment_", _check, lib=LIBRARY)
