@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,13 +18,15 @@ from gpu_rows import SANITIZERS
 from gpu_run import ROOT, Run
 
 FOLDERS = ("tests/ops", "tests/networks", "tests/plan", "tests/samplers", "tests/compat", "tests/training")
-_TESTS_LIMIT_S = 450
+_TESTS_LIMIT_S = 300
+# With pytest-xdist; beyond a few they wait for one device.
+_TEST_PROCESSES = 8
 
 # Tests under compute-sanitizer: small shapes, every kernel, no captures, which its allocations would break.
 _SMALL = ("by_hand", "layouts", "empty", "own_noise", "few_channels", "does_not_depend_on_its_batch")
 SANITIZED = f"cuda and not attention and ({' or '.join(_SMALL)})"
 # Each tool runs twice.
-_SANITIZER_LIMIT_S = 60
+_SANITIZER_LIMIT_S = 100
 _ERRORS_FOUND = 9
 _PLANTED_MESSAGE = "Invalid __global__ write"
 
@@ -43,7 +47,7 @@ def execute(
         stderr=subprocess.STDOUT,
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
-        preexec_fn=os.setpgrp,
+        start_new_session=True,
     ) as process:
         try:
             return process.wait(limit_s)
@@ -75,7 +79,8 @@ def run_tests(run: Run, _: Sequence[str] = ()) -> bool:
     results.unlink(missing_ok=True)
     good = True
     with log.open("w") as file:
-        status = execute(pytest_command(FOLDERS, "cuda", f"--junitxml={results}"), file, _TESTS_LIMIT_S)
+        spread = ["-n", str(_TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
+        status = execute(pytest_command(FOLDERS, "cuda", f"--junitxml={results}", *spread), file, _TESTS_LIMIT_S)
         entry: dict[str, Any] = {"status": status, "good": False}
         if status is not None and results.exists():
             entry |= counted(results)
@@ -120,8 +125,11 @@ def sanitize(run: Run, tools: Sequence[str] = ()) -> bool:
         print("nothing to learn from compute-sanitizer on this machine")
         return True
     good = True
-    for tool in tools or SANITIZERS:
-        entry = _under(run, tool)
+    # At once: none of this is timed, and each takes minutes.
+    chosen = tools or SANITIZERS
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        entries = list(pool.map(lambda tool: _under(run, tool), chosen))
+    for tool, entry in zip(chosen, entries, strict=True):
         print(f"{tool}: {entry}", flush=True)
         run.keep("sanitize", tool, entry)
         good &= entry["good"]

@@ -25,7 +25,7 @@ __device__ __forceinline__ void make_row(const NoiseAugmentArgs& args, int64_t s
     }
 }
 
-__global__ void __launch_bounds__(kThreads) noise_augment_kernel(NoiseAugmentArgs args) {
+__global__ void __launch_bounds__(kThreads, 5) noise_augment_kernel(NoiseAugmentArgs args) {
     float* const row = simt::dynamic_shared<float>();
     const int64_t elements = args.channels * args.pixels;
     const int64_t start = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kQuad;

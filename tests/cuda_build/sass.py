@@ -42,9 +42,9 @@ class Kernel:
         return self.name.split("<")[0]
 
     @property
-    def for_aligned(self) -> bool:
-        """Whether its second template argument, kAligned of packed.cuh, is true."""
-        return self.name.split("<")[-1].rstrip(">").split(", ")[1:2] == ["true"]
+    def aligned(self) -> bool | None:
+        """Its second template argument, kAligned of packed.cuh; None for a kernel that has none."""
+        return {"true": True, "false": False}.get(",".join(self.name.split("<")[-1].rstrip(">").split(", ")[1:2]))
 
     def count(self, operation: str, width: str = "") -> int:
         """Accesses such as LDG; of those with `width` in their name only, such as 128."""
@@ -104,7 +104,7 @@ def violations(compiled: Iterable[Kernel], limits: Mapping[str, Mapping[str, Any
         spills = {operation: kernel.count(operation) for operation in ("LDL", "STL")}
         if any(spills.values()):
             problems.append(f"{what}: {spills['LDL']} loads and {spills['STL']} stores of local memory; none may be")
-        if kernel.for_aligned:
+        if kernel.aligned is not False:
             problems.extend(f"{what}: {problem}" for problem in _narrow_accesses(kernel, limit))
     return problems
 
@@ -113,8 +113,8 @@ def _narrow_accesses(kernel: Kernel, limit: Mapping[str, Any]) -> Iterator[str]:
     for operation, key in (("LDG", "vector_loads"), ("STG", "vector_stores")):
         if limit[key] and not kernel.count(operation, "128"):
             yield f"no {operation} of 128 bits among {dict(kernel.accesses)}"
-        # Images of 16-bit elements must not be moved element by element.
-        if narrow := kernel.count(operation, "U16"):
+        # There images of 16-bit elements must not be moved element by element.
+        if kernel.aligned and (narrow := kernel.count(operation, "U16")):
             yield f"{narrow} {operation} of 16 bits; images are moved by 128"
 
 

@@ -93,17 +93,19 @@ def test_every_kernel_in_the_sources_has_limits():
 
 
 VECTORS = Counter({"LDG.E.128.CONSTANT": 2, "STG.E.128": 1, "LDG.E": 3})
+MIXED = VECTORS + Counter({"LDG.E.U16": 4, "STG.E.U16": 4})
 
 
 @pytest.mark.parametrize(
     ("kernel", "problem"),
     [
-        (Kernel("randn_kernel", "sm_80", registers=49), "49 registers; it may have 48"),
-        (Kernel("solver_step_kernel<float>", "sm_80", registers=81), "81 registers; it may have 80"),
-        (Kernel("solver_step_kernel<double>", "sm_80", registers=81), None),
-        (Kernel("randn_kernel", "sm_80", stack=8), "a stack of 8 bytes; it may have none"),
-        (Kernel("randn_kernel", "sm_80", local=4), "4 bytes of local memory; it may have none"),
-        (Kernel("randn_kernel", "sm_80", accesses=Counter({"LDL": 1, "STL.64": 2})), "1 loads and 2 stores of local"),
+        (Kernel("randn_kernel", "sm_80", registers=49, accesses=MIXED), "49 registers; it may have 48"),
+        (Kernel("solver_step_kernel<float>", "sm_80", registers=97, accesses=MIXED), "97 registers; it may have 96"),
+        (Kernel("solver_step_kernel<double>", "sm_80", registers=97, accesses=MIXED), None),
+        (Kernel("randn_kernel", "sm_80", stack=8, accesses=MIXED), "a stack of 8 bytes; it may have none"),
+        (Kernel("randn_kernel", "sm_80", local=4, accesses=MIXED), "4 bytes of local memory; it may have none"),
+        (Kernel("randn_kernel", "sm_80", accesses=MIXED + Counter({"LDL": 1, "STL.64": 2})), "1 loads and 2 stores of local"),
+        (Kernel("solver_step_kernel<double>", "sm_80", accesses=Counter({"LDG.E.128": 1, "STG.E.64": 2})), "no STG"),
         (Kernel("strange_kernel", "sm_80", registers=12), "a kernel without limits, with 12 registers"),
         (Kernel("residual_kernel<Half, true>", "sm_80", accesses=VECTORS), None),
         (Kernel("residual_kernel<Half, false>", "sm_80"), None),

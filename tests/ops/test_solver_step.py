@@ -162,6 +162,31 @@ def test_layouts_do_not_matter(backend, device):
             )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("extents", [(3, 7), (4, 6)], ids=str)
+def test_channels_may_lie_apart_and_begin_anywhere(backend, device, extents, offset, dtype):
+    """Four elements may or may not be moved at once: within a channel, across two, from an address that allows it."""
+
+    def apart(tensor):
+        """The same values, a channel in every second place of rows that begin `offset` elements into their memory."""
+        samples, channels, height, width = tensor.shape
+        memory = torch.full([2 * tensor.numel() + offset], torch.nan, dtype=tensor.dtype, device=device)
+        return memory[offset:].view(samples, channels, 2, height, width)[:, :, 0].copy_(tensor)
+
+    step = Step((2, 3, *extents), device, dtype=dtype)
+    expected = step.run(dense_table(), 0, backend)
+    tensors = {name: apart(tensor) for name, tensor in step.tensors.items()}
+    state = [apart(tensor) for tensor in step.state]
+    solver_step(state, dense_table().to(device), 0, backend=backend, **tensors)
+    written = [*state, tensors["net_input"], tensors["denoised"]]
+    assert_same_step([tensor.cpu().contiguous() for tensor in written], expected)
+    for tensor in written:
+        tensor.fill_(torch.nan)
+        assert tensor._base is not None
+        assert tensor._base.isnan().all()
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 5), (2, 3, 5), (1, 2, 3, 2, 4), (1, 4, 7)], ids=str)
 def test_transposed_tensors_of_other_dimensions(backend, device, shape):
     """Read wherever they lie, one sample or many; a state that has no view is refused."""
