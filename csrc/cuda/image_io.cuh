@@ -1,5 +1,6 @@
 // Four consecutive elements of one sample, from any layout and dtype, and back. Four, because that is one Philox block.
-// Where they lie side by side and aligned they are moved by accesses of 16 bytes (8 for 16-bit elements), else one by one.
+// Where they lie side by side and aligned they are moved by accesses of 16 bytes (8 for 16-bit elements), or one by
+// one.
 #pragma once
 
 #include "edm_fast/image_view.h"
