@@ -50,10 +50,35 @@ inline Fir transposed(const Fir& fir) {
 }
 
 // Calls visit(input pixel, weight) for every input pixel that makes up the output pixel, always in the same order.
+template <bool kUp, int kTaps, class Visit>
+__device__ __forceinline__ void for_each_of(const Fir& fir, int out_y, int out_x, const Visit& visit) {
+    // Upwards every second tap meets a pixel, and the later tap the earlier pixel.
+    constexpr int kStep = kUp ? 2 : 1, kCount = kTaps / kStep;
+    const int y_end = out_y + fir.padding, x_end = out_x + fir.padding;
+    const int y_first = kUp ? y_end >> 1 : 2 * out_y - fir.padding;
+    const int x_first = kUp ? x_end >> 1 : 2 * out_x - fir.padding;
+    float weights[kCount];
+#pragma unroll
+    for (int b = 0; b < kCount; ++b) {
+        weights[b] = kUp && (x_end & 1) != 0 ? fir.tap[kStep * b + 1] : fir.tap[kStep * b];
+    }
+#pragma unroll 1
+    for (int a = 0; a < kCount; ++a) {
+        const int y = kUp ? y_first - a : y_first + a;
+        if (unsigned(y) >= unsigned(fir.height)) continue;
+        const float weight = fir.tap[kUp ? 2 * a + (y_end & 1) : a];
+        const int64_t row = int64_t(y) * fir.width;
+#pragma unroll
+        for (int b = 0; b < kCount; ++b) {
+            const int x = kUp ? x_first - b : x_first + b;
+            if (unsigned(x) < unsigned(fir.width)) visit(row + x, weight * weights[b]);
+        }
+    }
+}
+
+// The same for any number of taps.
 template <class Visit>
-__device__ __forceinline__ void for_each_tap(const Fir& fir, int64_t out_pixel, const Visit& visit) {
-    const int out_y = int(quotient(out_pixel, fir.out_width));
-    const int out_x = int(out_pixel - int64_t(out_y) * fir.out_width);
+__device__ __forceinline__ void for_each_of_any(const Fir& fir, int out_y, int out_x, const Visit& visit) {
     const int step = fir.up ? 2 : 1;
     const int y_end = out_y + fir.padding, x_end = out_x + fir.padding;
 #pragma unroll 1
@@ -69,17 +94,37 @@ __device__ __forceinline__ void for_each_tap(const Fir& fir, int64_t out_pixel, 
     }
 }
 
+template <class Visit>
+__device__ __forceinline__ void for_each_tap(const Fir& fir, int out_y, int out_x, const Visit& visit) {
+    if (fir.taps == 2) {
+        if (fir.up) return for_each_of<true, 2>(fir, out_y, out_x, visit);
+        return for_each_of<false, 2>(fir, out_y, out_x, visit);
+    }
+    if (fir.taps == 4) {
+        if (fir.up) return for_each_of<true, 4>(fir, out_y, out_x, visit);
+        return for_each_of<false, 4>(fir, out_y, out_x, visit);
+    }
+    for_each_of_any(fir, out_y, out_x, visit);
+}
+
 // sum = the weighted sum of load(pixel, float (&)[kChannels]) over the taps.
 template <int kChannels, class Load>
-__device__ __forceinline__ void gather(const Fir& fir, int64_t out_pixel, float (&sum)[kChannels], const Load& load) {
+__device__ __forceinline__ void gather(const Fir& fir, int out_y, int out_x, float (&sum)[kChannels],
+                                       const Load& load) {
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) sum[i] = 0.0f;
-    for_each_tap(fir, out_pixel, [&](int64_t pixel, float weight) {
+    for_each_tap(fir, out_y, out_x, [&](int64_t pixel, float weight) {
         float values[kChannels];
         load(pixel, values);
 #pragma unroll
         for (int i = 0; i < kChannels; ++i) sum[i] += weight * values[i];
     });
+}
+
+template <int kChannels, class Load>
+__device__ __forceinline__ void gather(const Fir& fir, int64_t out_pixel, float (&sum)[kChannels], const Load& load) {
+    const int64_t out_y = quotient(out_pixel, fir.out_width);
+    gather(fir, int(out_y), int(out_pixel - out_y * fir.out_width), sum, load);
 }
 
 }  // namespace edm_fast::cuda

@@ -15,7 +15,7 @@ namespace {
 
 template <class T, bool kAligned>
 void launch_resident(const GroupNormSiluArgs& args, const Fir& fir, const ResidentPlan& plan, void* stream) {
-    const dim3 grid(grid_size(plan.tiling.tiles, 1)), block(kResidentThreads);
+    const dim3 grid(grid_size(plan.tiling.tiles, 1)), block(unsigned(plan.threads));
     if (args.resampling.direction != 0) {
         EDM_FAST_LAUNCH((group_norm_silu_resident<T, kAligned, true>), grid, block, plan.shared_bytes, stream, args,
                         plan.tiling, fir);

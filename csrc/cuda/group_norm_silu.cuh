@@ -53,6 +53,8 @@ class SplitPack {
         }
     }
 
+    __device__ __forceinline__ const Element* address(int64_t pixel) const { return data_ + pixel * stride_; }
+
     // Images that are nullptr are left out.
     __device__ __forceinline__ void store(int64_t pixel, const uint4& raw) const {
         if constexpr (kAligned) {
@@ -121,6 +123,9 @@ class NormInput {
         }
     }
 
+    // Where the pixel lies, if x is aligned and nothing is added to it.
+    __device__ __forceinline__ const T* address(int64_t pixel) const { return source_.address(pixel); }
+
     __device__ __forceinline__ uint4 load(int64_t pixel) const {
         const uint4 raw = source_.load(pixel);
         if (addend_ == nullptr) return raw;
@@ -181,23 +186,17 @@ struct GroupRange {
     }
 };
 
-// For all threads of the block; a warp takes a group at a time. moments(channel, chunk) are those of x; mean and rstd,
-// of h, are written for `groups` groups from first_group on.
-template <class MomentsOf>
-__device__ __forceinline__ void group_statistics(const GroupNormSiluArgs& args, int64_t sample, int64_t first_group,
-                                                 int groups, int64_t chunks, const MomentsOf& moments, float* mean,
-                                                 float* rstd) {
-    const int64_t width = channels_of(args) / args.groups;
+// For all threads of the block; a warp takes a group at a time. moments_of(group, i) are those of h for the i-th of
+// `parts` parts of a group; mean and rstd are written for `groups` groups.
+template <class Index, class MomentsOf>
+__device__ __forceinline__ void group_statistics(const GroupNormSiluArgs& args, int groups, Index parts,
+                                                 const MomentsOf& moments_of, float* mean, float* rstd) {
     const int lane = int(threadIdx.x) % kLanes, warps = int(blockDim.x) / kLanes;
+#pragma unroll 1
     for (int group = int(threadIdx.x) / kLanes; group < groups; group += warps) {
         Moments total{0.0f, 0.0f, 0.0f};
-        for (int64_t i = lane; i < width * chunks; i += kLanes) {
-            const int64_t chunk = quotient(i, width);
-            const int64_t channel = (first_group + group) * width + i - chunk * width;
-            Moments part = moments(channel, chunk);
-            part.mean += pre_bias_of(args, sample, channel);
-            total = joined(total, part);
-        }
+#pragma unroll 1
+        for (Index i = lane; i < parts; i += kLanes) total = joined(total, moments_of(group, i));
         total = warp_joined(total);
         if (lane == 0) {
             mean[group] = total.mean;

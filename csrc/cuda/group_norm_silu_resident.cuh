@@ -13,10 +13,12 @@
 
 namespace edm_fast::cuda {
 
-constexpr int kResidentThreads = 256;
+constexpr int kResidentThreads = 1024;
+constexpr int kResidentPacksPerThread = 4;
 
 struct ResidentPlan {
     Tiling tiling;
+    int threads;
     size_t shared_bytes;
 };
 
@@ -40,8 +42,8 @@ struct ResidentMemory {
         group_rstd = group_mean + width;
         scratch = group_rstd + width;
     }
-    static int64_t bytes(int64_t packs, int width) {
-        return 16 * packs + int64_t(sizeof(float)) * (kRows * width + moments_scratch(kResidentThreads, width));
+    static int64_t bytes(int64_t packs, int width, int threads) {
+        return 16 * packs + int64_t(sizeof(float)) * (kRows * width + moments_scratch(threads, width));
     }
 };
 
@@ -54,6 +56,14 @@ inline int64_t slab_width(int64_t channels, int64_t groups, int pack, int64_t by
     const int64_t wanted = ceil_div(bytes * pack / 16, unit);
     const int64_t slabs = std::max<int64_t>(1, units / wanted);
     return ceil_div(units, slabs) * unit;
+}
+
+// A few packs for each thread, in blocks of which several share a multiprocessor, but for images that take one alone.
+inline int resident_threads(int columns, int64_t pixels, bool alone) {
+    const int most = alone ? kResidentThreads : kResidentThreads / 2;
+    int threads = std::max(kResidentThreads / 8, columns);
+    while (threads < most && threads * kResidentPacksPerThread < pixels * columns) threads *= 2;
+    return threads;
 }
 
 // None if no slab fits. Two blocks should fit on a multiprocessor, so that one writes while the other reads; then lines
@@ -70,10 +80,11 @@ std::optional<ResidentPlan> plan_resident(const GroupNormSiluArgs& args, int64_t
         const int64_t slab = slab_width(channels, args.groups, kPack<T>, bytes);
         const int64_t packs = ceil_div(slab, kPack<T>);
         if (packs > kLanes || pixels > budget) continue;
-        const int64_t shared = ResidentMemory::bytes(pixels * packs, int(packs) * kPack<T>);
+        const int columns = column_count(packs), threads = resident_threads(columns, pixels, budget > half);
+        const int64_t shared = ResidentMemory::bytes(pixels * packs, int(packs) * kPack<T>, threads);
         if (shared > budget) continue;
-        const Tiling tiling = make_tiling(args.samples, channels, pixels, int(slab), column_count(packs), pixels);
-        return ResidentPlan{tiling, size_t(shared)};
+        const Tiling tiling = make_tiling(args.samples, channels, pixels, int(slab), columns, pixels);
+        return ResidentPlan{tiling, threads, size_t(shared)};
     }
     return std::nullopt;
 }
@@ -82,22 +93,37 @@ std::optional<ResidentPlan> plan_resident(const GroupNormSiluArgs& args, int64_t
 template <class T, bool kAligned>
 __device__ __forceinline__ void read_resident(const GroupNormSiluArgs& args, const Tiling& tiling, const Tile& tile,
                                               const Place<T>& place, int packs, const ResidentMemory& memory) {
-    constexpr int kBatch = 4;
+    constexpr int kBatch = 2;
     ShiftedSums<kPack<T>> sums;
     if (place.count > 0) {
+        const int pixels = int(tiling.pixels);
+        uint4* const mine = memory.images + place.column;
         const int64_t channel = tile.first_channel + place.offset;
         const NormInput<T, kAligned> input(args, tile.sample, channel, place.count);
-        T* const sum = args.addend == nullptr
-                           ? nullptr
-                           : static_cast<T*>(args.sum) + tile.sample * tiling.pixels * tiling.channels + channel;
-        for (int64_t first = place.row; first < tiling.pixels; first += kBatch * place.rows) {
-            input.template batch<kBatch>(first, place.rows, tiling.pixels, [&](int, int64_t pixel, const uint4& raw) {
-                memory.images[pixel * packs + place.column] = raw;
-                if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
-                float values[kPack<T>];
-                unpack<T>(raw, values);
-                sums.add(values);
-            });
+        if (kAligned && args.addend == nullptr) {
+#pragma unroll 2
+            for (int pixel = place.row; pixel < pixels; pixel += place.rows) {
+                copy_async(mine + pixel * packs, input.address(pixel));
+            }
+            wait_for_copies();
+        } else {
+            T* const sum = args.addend == nullptr
+                               ? nullptr
+                               : static_cast<T*>(args.sum) + tile.sample * tiling.pixels * tiling.channels + channel;
+#pragma unroll 1
+            for (int first = place.row; first < pixels; first += kBatch * place.rows) {
+                input.template batch<kBatch>(first, place.rows, pixels, [&](int, int64_t pixel, const uint4& raw) {
+                    mine[pixel * packs] = raw;
+                    if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
+                });
+            }
+        }
+        // Each thread looks at what it copied itself.
+#pragma unroll 2
+        for (int pixel = place.row; pixel < pixels; pixel += place.rows) {
+            float values[kPack<T>];
+            unpack<T>(mine[pixel * packs], values);
+            sums.add(values);
         }
     }
     reduce_moments<T>(sums, tiling, tile, place, packs * kPack<T>, memory.scratch,
@@ -111,14 +137,15 @@ __device__ __forceinline__ void read_resident(const GroupNormSiluArgs& args, con
 // From the channels' moments to the map of each channel.
 __device__ __forceinline__ void map_resident(const GroupNormSiluArgs& args, const Tiling& tiling, const Tile& tile,
                                              const ResidentMemory& memory) {
-    const int width = int(tiling.channels / args.groups);
+    const int width = int(quotient(tiling.channels, args.groups));
     const int groups = tile.channels / width;
-    const int64_t first_group = tile.first_channel / width;
     group_statistics(
-        args, tile.sample, first_group, groups, 1,
-        [&](int64_t channel, int64_t) {
-            const int offset = int(channel - tile.first_channel);
-            return Moments{float(tiling.pixels), memory.channel_mean[offset], memory.channel_m2[offset]};
+        args, groups, width,
+        [&](int group, int i) {
+            const int offset = group * width + i;
+            const float mean =
+                memory.channel_mean[offset] + pre_bias_of(args, tile.sample, tile.first_channel + offset);
+            return Moments{float(tiling.pixels), mean, memory.channel_m2[offset]};
         },
         memory.group_mean, memory.group_rstd);
     __syncthreads();
@@ -130,7 +157,7 @@ __device__ __forceinline__ void map_resident(const GroupNormSiluArgs& args, cons
         memory.gain[offset] = map.gain;
         memory.offset[offset] = map.offset;
         if (offset == group * width) {
-            const int64_t place = tile.sample * args.groups + first_group + group;
+            const int64_t place = tile.sample * args.groups + quotient(tile.first_channel, width) + group;
             if (args.mean != nullptr) args.mean[place] = mean;
             if (args.rstd != nullptr) args.rstd[place] = rstd;
         }
@@ -139,7 +166,7 @@ __device__ __forceinline__ void map_resident(const GroupNormSiluArgs& args, cons
 }
 
 template <class T, bool kAligned, bool kResampled>
-__global__ void __launch_bounds__(kResidentThreads, 2)
+__global__ void __launch_bounds__(kResidentThreads, 1)
     group_norm_silu_resident(const __grid_constant__ GroupNormSiluArgs args, const __grid_constant__ Tiling tiling,
                              const __grid_constant__ Fir fir) {
     const int packs = (tiling.slab_channels + kPack<T> - 1) / kPack<T>;
@@ -150,12 +177,7 @@ __global__ void __launch_bounds__(kResidentThreads, 2)
         read_resident<T, kAligned>(args, tiling, tile, place, packs, memory);
         map_resident(args, tiling, tile, memory);
 
-        PackMap<T> map;
-        map.fill(place.count, [&](int i) {
-            const int offset = place.offset + i;
-            return ChannelMap{memory.center[offset], memory.gain[offset], memory.offset[offset]};
-        });
-        const auto activated = [&](const uint4& raw) {
+        const auto activate = [&](const uint4& raw, const PackMap<T>& map) {
             float values[kPack<T>];
             unpack<T>(raw, values);
             map.apply(values);
@@ -166,36 +188,46 @@ __global__ void __launch_bounds__(kResidentThreads, 2)
             return pack<T>(values);
         };
         uint4* const mine = memory.images + place.column;
-        const int64_t out_pixels = kResampled ? int64_t(fir.out_height) * fir.out_width : tiling.pixels;
-        const int64_t out_first = tile.sample * out_pixels * tiling.channels + tile.first_channel + place.offset;
-        const auto write = [&](void* images, int64_t pixel, const uint4& raw) {
-            store_raw<T, kAligned>(static_cast<T*>(images) + out_first + pixel * tiling.channels, place.count, raw);
-        };
-        if constexpr (kResampled) {
-            const auto write_resampled = [&](void* images) {
-                for (int64_t pixel = place.row; place.count > 0 && pixel < out_pixels; pixel += place.rows) {
-                    float sum[kPack<T>];
-                    gather(fir, pixel, sum, [&](int64_t neighbour, float (&values)[kPack<T>]) {
-                        unpack<T>(mine[neighbour * packs], values);
-                    });
-                    write(images, pixel, pack<T>(sum));
-                }
-            };
-            if (args.plain != nullptr) {
-                write_resampled(args.plain);
-                __syncthreads();
+        const int pixels = int(tiling.pixels), out_pixels = kResampled ? fir.out_height * fir.out_width : pixels;
+        const int64_t first =
+            (tile.sample * out_pixels + place.row) * tiling.channels + tile.first_channel + place.offset;
+        // Calls raw_of(pixel) for each output pixel of this thread and writes what it returns.
+        const auto write = [&](void* images, const auto& raw_of) {
+            T* to = static_cast<T*>(images) + first;
+            for (int pixel = place.row; place.count > 0 && pixel < out_pixels; pixel += place.rows) {
+                store_raw<T, kAligned>(to, place.count, raw_of(pixel));
+                to += place.rows * tiling.channels;
             }
-            for (int64_t pixel = place.row; place.count > 0 && pixel < tiling.pixels; pixel += place.rows) {
-                mine[pixel * packs] = activated(mine[pixel * packs]);
+        };
+        const auto resampled = [&](int pixel) {
+            float sum[kPack<T>];
+            gather(fir, pixel, sum, [&](int64_t neighbour, float (&values)[kPack<T>]) {
+                unpack<T>(mine[int(neighbour) * packs], values);
+            });
+            return pack<T>(sum);
+        };
+        if (args.plain != nullptr) {
+            if constexpr (kResampled) {
+                write(args.plain, resampled);
+                __syncthreads();
+            } else {
+                write(args.plain, [&](int pixel) { return mine[pixel * packs]; });
+            }
+        }
+        // Only now, since registers are scarce.
+        PackMap<T> map;
+        map.fill(place.count, [&](int i) {
+            const int offset = place.offset + i;
+            return ChannelMap{memory.center[offset], memory.gain[offset], memory.offset[offset]};
+        });
+        if constexpr (kResampled) {
+            for (int pixel = place.row; place.count > 0 && pixel < pixels; pixel += place.rows) {
+                mine[pixel * packs] = activate(mine[pixel * packs], map);
             }
             __syncthreads();
-            write_resampled(args.out);
+            write(args.out, resampled);
         } else {
-            for (int64_t pixel = place.row; place.count > 0 && pixel < out_pixels; pixel += place.rows) {
-                const uint4 raw = mine[pixel * packs];
-                if (args.plain != nullptr) write(args.plain, pixel, raw);
-                write(args.out, pixel, activated(raw));
-            }
+            write(args.out, [&](int pixel) { return activate(mine[pixel * packs], map); });
         }
         // The next tile takes the place of this one.
         __syncthreads();

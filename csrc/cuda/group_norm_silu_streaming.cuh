@@ -80,8 +80,15 @@ __global__ void __launch_bounds__(kStreamingThreads, 2)
         const int64_t channel = tile.first_channel + place.offset;
         const GroupRange groups(width, tile);
         group_statistics(
-            args, tile.sample, groups.first, groups.count, moments.chunks,
-            [&](int64_t of, int64_t chunk) { return moments.at(tile.sample, of, chunk); }, group_mean, group_rstd);
+            args, groups.count, width * moments.chunks,
+            [&](int group, int64_t i) {
+                const int64_t chunk = quotient(i, width);
+                const int64_t of = (groups.first + group) * width + i - chunk * width;
+                Moments part = moments.at(tile.sample, of, chunk);
+                part.mean += pre_bias_of(args, tile.sample, of);
+                return part;
+            },
+            group_mean, group_rstd);
         __syncthreads();
         // Of the blocks that share a group, the one with its first channel and the first pixels writes the statistics.
         for (int i = int(threadIdx.x); tile.first_pixel == 0 && i < groups.count; i += int(blockDim.x)) {

@@ -143,8 +143,8 @@ __device__ __forceinline__ void store_quad(const ImageView& view, int64_t sample
 
 // The grid of kernels in which thread (x, y) takes quads x, x + X, … of samples y, y + Y, …
 inline dim3 quad_grid(int64_t samples, int64_t elements, int threads) {
-    constexpr int64_t kMaxGrid = 65535;  // in y; in x it is enough
-    return dim3(grid_size(ceil_div(elements, kQuad), threads, kMaxGrid), grid_size(samples, 1, kMaxGrid), 1);
+    // In x as many are enough.
+    return dim3(grid_size(ceil_div(elements, kQuad), threads, max_grid_y), grid_size(samples, 1, max_grid_y), 1);
 }
 
 }  // namespace edm_fast::cuda

@@ -14,8 +14,9 @@ constexpr std::int64_t ceil_div(std::int64_t dividend, std::int64_t divisor) {
     return dividend / divisor + (dividend % divisor != 0);
 }
 
-// The largest gridDim.x; y and z end at 65535.
+// The largest gridDim.x, and gridDim.y and z.
 inline constexpr std::int64_t max_grid_x = 2147483647;
+inline constexpr std::int64_t max_grid_y = 65535;
 
 // Blocks for `items` at `items_per_block`, from 1 to `limit`. With a limit below the need, or with no items, the
 // kernel's own loop over the grid must still be right: CUDA accepts no empty grid.

@@ -27,6 +27,14 @@ inline std::vector<uint3> none(dim3 /*grid*/) {
     return {};
 }
 
+inline std::vector<uint3> all(dim3 grid) {
+    std::vector<uint3> blocks;
+    for (unsigned y = 0; y < grid.y; ++y) {
+        for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, y, 0});
+    }
+    return blocks;
+}
+
 // Of grids that have the same number of blocks for every sample, those of the last sample behind each other.
 inline Choice last_of(int64_t samples) {
     return [samples](dim3 grid) {
@@ -36,11 +44,13 @@ inline Choice last_of(int64_t samples) {
     };
 }
 
-// Of grids whose y goes through the samples, those that have the last one.
-inline Choice last_row_of(int64_t samples) {
-    return [samples](dim3 grid) {
+// Of grids whose y goes through rows, those that have the last `count` of them.
+inline Choice last_rows_of(int64_t rows, int64_t count = 1) {
+    return [rows, count](dim3 grid) {
         std::vector<uint3> blocks;
-        for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, unsigned((samples - 1) % grid.y), 0});
+        for (int64_t row = rows - count; row < rows; ++row) {
+            for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, unsigned(row % grid.y), 0});
+        }
         return blocks;
     };
 }

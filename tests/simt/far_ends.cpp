@@ -16,7 +16,7 @@
 #include "far_ends_training.h"
 
 using namespace edm_fast;
-using chosen::choose, chosen::last_in_turn, chosen::last_of, chosen::last_row_of, chosen::Rows, chosen::same_last;
+using chosen::choose, chosen::last_in_turn, chosen::last_of, chosen::last_rows_of, chosen::Rows, chosen::same_last;
 using namespace far_ends;
 
 namespace {
@@ -27,7 +27,7 @@ bool last_as_alone(const typename Call::Shape& shape, int64_t samples, const cho
     Call many(shape, samples), alone(shape, 1);
     choose(blocks);
     many.run();
-    choose(last_of(1));
+    choose(chosen::all);
     alone.run();
     return many.same(alone);
 }
@@ -101,13 +101,14 @@ struct ResampleCall {
 template <class T, int kDirection, int64_t kChannels>
 bool resample() {
     const int64_t samples = past_32_bits(16 * 16 * kChannels);
-    return last_as_alone<ResampleCall<T>>({16, 16, kChannels, kDirection}, samples, last_of(samples));
+    const int64_t rows = kDirection > 0 ? 32 : 8;
+    return last_as_alone<ResampleCall<T>>({16, 16, kChannels, kDirection}, samples, last_rows_of(samples * rows, rows));
 }
 
-// A thread for each pixel, and more of them than 2^32.
-bool resample_of_many_threads() {
+// More output pixels than 2^32, of one channel each.
+bool resample_of_many_pixels() {
     const int64_t samples = past_32_bits(32 * 32);
-    return last_as_alone<ResampleCall<Half>>({16, 16, 1, 1}, samples, last_of(samples));
+    return last_as_alone<ResampleCall<Half>>({16, 16, 1, 1}, samples, last_rows_of(samples * 32, 32));
 }
 
 struct NormShape {
@@ -306,7 +307,7 @@ bool randn_of_many_samples() {
     const Rows<float> out(samples, elements);
     const Rows<int64_t> seeds(samples, 1);
     *seeds.last() = 1234567890123;
-    choose(last_row_of(samples));
+    choose(last_rows_of(samples));
     cuda::randn({samples, 3, 64 * 64, seeds.data(), 7, kDomainSampler, {out.data(), elements, 64 * 64, 1, kFloat32}}, 0,
                 nullptr);
     return chosen::grids().back().y == 65535 && is_noise(out.last(), 0, elements, 1234567890123);
@@ -379,7 +380,7 @@ struct StepCall {
 template <class State, DType kState>
 bool solver_step() {
     const int64_t samples = past_32_bits(3 * 64 * 64);
-    return last_as_alone<StepCall<State, kState>>({3, 64 * 64}, samples, last_row_of(samples));
+    return last_as_alone<StepCall<State, kState>>({3, 64 * 64}, samples, last_rows_of(samples));
 }
 
 struct Scenario {
@@ -395,7 +396,7 @@ constexpr Scenario kScenarios[] = {
     {"resample_down", resample<Half, -1, 64>},
     {"resample_up", resample<Half, 1, 64>},
     {"resample_unaligned", resample<Half, 1, 21>},
-    {"resample_of_many_threads", resample_of_many_threads},
+    {"resample_of_many_pixels", resample_of_many_pixels},
     {"norm_resident", norm_resident},
     {"norm_with_moments", norm_with_moments},
     {"norm_of_many_rows", norm_of_many_rows},

@@ -12,7 +12,7 @@
 
 namespace far_ends {
 
-using chosen::choose, chosen::last_of, chosen::last_row_of, chosen::same_last;
+using chosen::choose, chosen::last_of, chosen::last_rows_of, chosen::same_last;
 
 // Black images at σ = 1, whose noisy input is the noise, for a network that gives D.
 inline bool noise_augment_of_many_samples() {
@@ -23,7 +23,7 @@ inline bool noise_augment_of_many_samples() {
     std::fill_n(images.last(), elements, 0.0f);
     *seeds.last() = 1234567890123;
     *sigma.last() = 1.0f;
-    choose(last_row_of(samples));
+    choose(last_rows_of(samples));
     NoiseAugmentArgs args{samples, 3, 64 * 64, {}, 7, seeds.data(), sigma.data(), rows.data(), {}, {}, {}};
     args.images = {images.data(), elements, 64 * 64, 1, kFloat32};
     args.net_input = {out.data(), elements, 64 * 64, 1, kFloat32};
@@ -71,7 +71,7 @@ inline bool denoising_loss() {
         const int64_t count = call == &many ? samples : 1;
         choose(last_of(count));
         cuda::denoising_loss(call->call.forward, 0, nullptr);
-        choose(last_row_of(count));
+        choose(last_rows_of(count));
         cuda::denoising_loss_grad(call->call, 0, nullptr);
     }
     return many.same(alone) && std::isfinite(*many.loss.last());

@@ -35,7 +35,7 @@ FAR_ENDS = [
     "resample_down",
     "resample_up",
     "resample_unaligned",
-    "resample_of_many_threads",
+    "resample_of_many_pixels",
     "norm_resident",
     "norm_with_moments",
     "norm_of_many_rows",
