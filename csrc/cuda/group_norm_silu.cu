@@ -15,13 +15,17 @@ namespace {
 
 template <class T, bool kAligned>
 void launch_resident(const GroupNormSiluArgs& args, const Fir& fir, const ResidentPlan& plan, void* stream) {
-    const dim3 grid(grid_size(plan.tiling.tiles, 1)), block(unsigned(plan.threads));
-    if (args.resampling.direction != 0) {
-        EDM_FAST_LAUNCH((group_norm_silu_resident<T, kAligned, true>), grid, block, plan.shared_bytes, stream, args,
-                        plan.tiling, fir);
-    } else {
-        EDM_FAST_LAUNCH((group_norm_silu_resident<T, kAligned, false>), grid, block, plan.shared_bytes, stream, args,
-                        plan.tiling, fir);
+    const dim3 block(unsigned(plan.threads));
+    // A loop over tiles in the kernel would cost registers.
+    for (int64_t first = 0; first < plan.tiling.tiles; first += max_grid_x) {
+        const dim3 grid(grid_size(plan.tiling.tiles - first, 1));
+        if (args.resampling.direction != 0) {
+            EDM_FAST_LAUNCH((group_norm_silu_resident<T, kAligned, true>), grid, block, plan.shared_bytes, stream, args,
+                            plan.tiling, fir, first);
+        } else {
+            EDM_FAST_LAUNCH((group_norm_silu_resident<T, kAligned, false>), grid, block, plan.shared_bytes, stream,
+                            args, plan.tiling, fir, first);
+        }
     }
 }
 

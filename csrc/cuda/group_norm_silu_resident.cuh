@@ -1,6 +1,7 @@
 // group_norm_silu for images that fit into shared memory: a block owns whole groups of one sample, over all pixels. It
-// reads them once into shared memory, takes their statistics on the way, and writes once; resampling finds all
-// neighbours there. Bound by bytes.
+// reads them once into shared memory, takes mean and variance there, one after the other, and writes once; resampling
+// finds all neighbours there. Bound by bytes; a single image by how long each of these steps waits for the one before,
+// so that what the channels' maps need is fetched along with the image.
 #pragma once
 
 #include <algorithm>
@@ -24,26 +25,20 @@ struct ResidentPlan {
 
 // Where a block's shared memory has what; `width` channels are the slab's, rounded up to whole packs.
 struct ResidentMemory {
-    uint4* images;                  // [pixels, width / kPack]
-    float *center, *gain, *offset;  // [width] each; so are the next four
-    float *channel_mean, *channel_m2, *group_mean, *group_rstd;
-    float* scratch;
-
-    static constexpr int kRows = 7;
+    uint4* images;                             // [pixels, width / kPack]
+    float *pre_bias, *center, *gain, *offset;  // [width] each
+    float* sums;                               // [warps, width]
 
     __device__ __forceinline__ ResidentMemory(void* memory, int64_t packs, int width) {
         images = static_cast<uint4*>(memory);
-        center = reinterpret_cast<float*>(images + packs);
+        pre_bias = reinterpret_cast<float*>(images + packs);
+        center = pre_bias + width;
         gain = center + width;
         offset = gain + width;
-        channel_mean = offset + width;
-        channel_m2 = channel_mean + width;
-        group_mean = channel_m2 + width;
-        group_rstd = group_mean + width;
-        scratch = group_rstd + width;
+        sums = offset + width;
     }
     static int64_t bytes(int64_t packs, int width, int threads) {
-        return 16 * packs + int64_t(sizeof(float)) * (kRows * width + moments_scratch(threads, width));
+        return 16 * packs + int64_t(sizeof(float)) * (4 + threads / kLanes) * width;
     }
 };
 
@@ -89,148 +84,215 @@ std::optional<ResidentPlan> plan_resident(const GroupNormSiluArgs& args, int64_t
     return std::nullopt;
 }
 
-// Reads the tile into shared memory and takes its channels' moments.
+// Reads the tile into shared memory, each thread what it alone looks at until the next barrier but for resampling.
 template <class T, bool kAligned>
 __device__ __forceinline__ void read_resident(const GroupNormSiluArgs& args, const Tiling& tiling, const Tile& tile,
-                                              const Place<T>& place, int packs, const ResidentMemory& memory) {
+                                              const Place<T>& place, int packs, uint4* mine) {
     constexpr int kBatch = 2;
-    ShiftedSums<kPack<T>> sums;
-    if (place.count > 0) {
-        const int pixels = int(tiling.pixels);
-        uint4* const mine = memory.images + place.column;
-        const int64_t channel = tile.first_channel + place.offset;
-        const NormInput<T, kAligned> input(args, tile.sample, channel, place.count);
-        if (kAligned && args.addend == nullptr) {
-#pragma unroll 2
-            for (int pixel = place.row; pixel < pixels; pixel += place.rows) {
-                copy_async(mine + pixel * packs, input.address(pixel));
-            }
-            wait_for_copies();
-        } else {
-            T* const sum = args.addend == nullptr
-                               ? nullptr
-                               : static_cast<T*>(args.sum) + tile.sample * tiling.pixels * tiling.channels + channel;
-#pragma unroll 1
-            for (int first = place.row; first < pixels; first += kBatch * place.rows) {
-                input.template batch<kBatch>(first, place.rows, pixels, [&](int, int64_t pixel, const uint4& raw) {
-                    mine[pixel * packs] = raw;
-                    if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
-                });
-            }
-        }
-        // Each thread looks at what it copied itself.
+    const int pixels = int(tiling.pixels);
+    const int64_t channel = tile.first_channel + place.offset;
+    const NormInput<T, kAligned> input(args, tile.sample, channel, place.count);
+    if (kAligned && args.addend == nullptr) {
 #pragma unroll 2
         for (int pixel = place.row; pixel < pixels; pixel += place.rows) {
-            float values[kPack<T>];
-            unpack<T>(mine[pixel * packs], values);
-            sums.add(values);
+            copy_async(mine + pixel * packs, input.address(pixel));
         }
+        return;
     }
-    reduce_moments<T>(sums, tiling, tile, place, packs * kPack<T>, memory.scratch,
-                      [&](int channel, const Moments& moments) {
-                          memory.channel_mean[channel] = moments.mean;
-                          memory.channel_m2[channel] = moments.m2;
-                      });
-    __syncthreads();
+    T* const sum = args.addend == nullptr
+                       ? nullptr
+                       : static_cast<T*>(args.sum) + tile.sample * tiling.pixels * tiling.channels + channel;
+#pragma unroll 1
+    for (int first = place.row; first < pixels; first += kBatch * place.rows) {
+        input.template batch<kBatch>(first, place.rows, pixels, [&](int, int64_t pixel, const uint4& raw) {
+            mine[pixel * packs] = raw;
+            if (sum != nullptr) store_raw<T, kAligned>(sum + pixel * tiling.channels, place.count, raw);
+        });
+    }
 }
 
-// From the channels' moments to the map of each channel.
-__device__ __forceinline__ void map_resident(const GroupNormSiluArgs& args, const Tiling& tiling, const Tile& tile,
-                                             const ResidentMemory& memory) {
-    const int width = int(quotient(tiling.channels, args.groups));
-    const int groups = tile.channels / width;
-    group_statistics(
-        args, groups, width,
-        [&](int group, int i) {
-            const int offset = group * width + i;
-            const float mean =
-                memory.channel_mean[offset] + pre_bias_of(args, tile.sample, tile.first_channel + offset);
-            return Moments{float(tiling.pixels), mean, memory.channel_m2[offset]};
-        },
-        memory.group_mean, memory.group_rstd);
-    __syncthreads();
+// What of the channels' maps does not depend on the image: v = (x - (mean - pre_bias)) · rstd · gain + offset.
+__device__ __forceinline__ void read_maps(const GroupNormSiluArgs& args, const Tile& tile,
+                                          const ResidentMemory& memory) {
+#pragma unroll 1
     for (int offset = int(threadIdx.x); offset < tile.channels; offset += int(blockDim.x)) {
-        const int group = offset / width;
-        const float mean = memory.group_mean[group], rstd = memory.group_rstd[group];
-        const ChannelMap map = channel_map(args, tile.sample, tile.first_channel + offset, mean, rstd);
-        memory.center[offset] = map.center;
+        const ChannelMap map = channel_map(args, tile.sample, tile.first_channel + offset, 0.0f, 1.0f);
+        memory.pre_bias[offset] = -map.center;
         memory.gain[offset] = map.gain;
         memory.offset[offset] = map.offset;
-        if (offset == group * width) {
-            const int64_t place = tile.sample * args.groups + quotient(tile.first_channel, width) + group;
-            if (args.mean != nullptr) args.mean[place] = mean;
-            if (args.rstd != nullptr) args.rstd[place] = rstd;
+    }
+}
+
+// Sums over the pixels of the block's warps, each of its own: sums[warp, channel].
+template <class T>
+__device__ __forceinline__ void sum_in_warps(float (&sums)[kPack<T>], const Place<T>& place, int columns, int width,
+                                             float* scratch) {
+    for (int distance = kLanes / 2; distance >= columns; distance /= 2) {
+#pragma unroll
+        for (int i = 0; i < kPack<T>; ++i) sums[i] += __shfl_down_sync(0xFFFFFFFFu, sums[i], unsigned(distance));
+    }
+    if (int(threadIdx.x) % kLanes < columns && place.count > 0) {
+        float* const row = scratch + int(threadIdx.x) / kLanes * width + place.offset;
+#pragma unroll
+        for (int i = 0; i < kPack<T>; ++i) row[i] = sums[i];
+    }
+}
+
+// For all threads, a warp for a group at a time: value_of(channel, the sum over all warps), summed over the group's
+// channels; then use(group, total), in all lanes.
+template <class ValueOf, class Use>
+__device__ __forceinline__ void for_each_group(const ResidentMemory& memory, int groups, int group_width, int width,
+                                               const ValueOf& value_of, const Use& use) {
+    const int lane = int(threadIdx.x) % kLanes, warps = int(blockDim.x) / kLanes;
+#pragma unroll 1
+    for (int group = int(threadIdx.x) / kLanes; group < groups; group += warps) {
+        float total = 0.0f;
+#pragma unroll 1
+        for (int i = lane; i < group_width; i += kLanes) {
+            const int channel = group * group_width + i;
+            float sum = 0.0f;
+#pragma unroll 4
+            for (int warp = 0; warp < warps; ++warp) sum += memory.sums[warp * width + channel];
+            total += value_of(channel, sum);
+        }
+        use(group, __shfl_sync(0xFFFFFFFFu, warp_sum(total), 0));
+    }
+}
+
+// kPack<T> neighbours, the first of which is aligned.
+template <class T>
+__device__ __forceinline__ void load_floats(const float* from, float (&to)[kPack<T>]) {
+#pragma unroll
+    for (int i = 0; i < kPack<T>; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(from + i);
+        to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+    }
+}
+
+// From the image in shared memory to the map of each channel.
+template <class T>
+__device__ __forceinline__ void map_resident(const GroupNormSiluArgs& args, const Tiling& tiling, const Tile& tile,
+                                             const Place<T>& place, int packs, const uint4* mine,
+                                             const ResidentMemory& memory) {
+    const int pixels = int(tiling.pixels), width = packs * kPack<T>;
+    const int group_width = int(tiling.channels) / int(args.groups), groups = tile.channels / group_width;
+    const int64_t first_group = tile.sample * args.groups + int(tile.first_channel) / group_width;
+    const int lane = int(threadIdx.x) % kLanes;
+    const float count = float(pixels), share = __fdividef(1.0f, count * float(group_width));
+
+    float sums[kPack<T>] = {};
+#pragma unroll 2
+    for (int pixel = place.row; place.count > 0 && pixel < pixels; pixel += place.rows) {
+        float values[kPack<T>];
+        unpack<T>(mine[pixel * packs], values);
+#pragma unroll
+        for (int i = 0; i < kPack<T>; ++i) sums[i] += values[i];
+    }
+    sum_in_warps<T>(sums, place, tiling.columns, width, memory.sums);
+    __syncthreads();
+    for_each_group(
+        memory, groups, group_width, width,
+        [&](int channel, float sum) { return sum + count * memory.pre_bias[channel]; },
+        [&](int group, float total) {
+            const float mean = total * share;
+#pragma unroll 1
+            for (int i = lane; i < group_width; i += kLanes) {
+                const int channel = group * group_width + i;
+                memory.center[channel] = mean - memory.pre_bias[channel];
+            }
+            if (lane == 0 && args.mean != nullptr) args.mean[first_group + group] = mean;
+        });
+    __syncthreads();
+
+    float center[kPack<T>], squares[kPack<T>] = {};
+    load_floats<T>(memory.center + (place.count > 0 ? place.offset : 0), center);
+#pragma unroll 2
+    for (int pixel = place.row; place.count > 0 && pixel < pixels; pixel += place.rows) {
+        float values[kPack<T>];
+        unpack<T>(mine[pixel * packs], values);
+#pragma unroll
+        for (int i = 0; i < kPack<T>; ++i) {
+            const float distance = values[i] - center[i];
+            squares[i] += distance * distance;
         }
     }
+    sum_in_warps<T>(squares, place, tiling.columns, width, memory.sums);
+    __syncthreads();
+    for_each_group(
+        memory, groups, group_width, width, [](int, float sum) { return sum; },
+        [&](int group, float total) {
+            const float rstd = rsqrtf(total * share + args.eps);
+#pragma unroll 1
+            for (int i = lane; i < group_width; i += kLanes) memory.gain[group * group_width + i] *= rstd;
+            if (lane == 0 && args.rstd != nullptr) args.rstd[first_group + group] = rstd;
+        });
     __syncthreads();
 }
 
 template <class T, bool kAligned, bool kResampled>
 __global__ void __launch_bounds__(kResidentThreads, 1)
     group_norm_silu_resident(const __grid_constant__ GroupNormSiluArgs args, const __grid_constant__ Tiling tiling,
-                             const __grid_constant__ Fir fir) {
+                             const __grid_constant__ Fir fir, const __grid_constant__ int64_t first_tile) {
     const int packs = (tiling.slab_channels + kPack<T> - 1) / kPack<T>;
-    const ResidentMemory memory(simt::dynamic_shared<uint4>(), tiling.pixels * packs, packs * kPack<T>);
-    for (int64_t index = blockIdx.x; index < tiling.tiles; index += gridDim.x) {
-        const Tile tile = tile_at(tiling, index);
-        const Place<T> place(tiling, tile);
-        read_resident<T, kAligned>(args, tiling, tile, place, packs, memory);
-        map_resident(args, tiling, tile, memory);
+    const int pixels = int(tiling.pixels), out_pixels = kResampled ? fir.out_height * fir.out_width : pixels;
+    const ResidentMemory memory(simt::dynamic_shared<uint4>(), pixels * packs, packs * kPack<T>);
+    const Tile tile = tile_at(tiling, first_tile + blockIdx.x);
+    const Place<T> place(tiling, tile);
+    uint4* const mine = memory.images + place.column;
+    if (place.count > 0) read_resident<T, kAligned>(args, tiling, tile, place, packs, mine);
+    read_maps(args, tile, memory);
+    wait_for_copies();
+    map_resident<T>(args, tiling, tile, place, packs, mine, memory);
 
-        const auto activate = [&](const uint4& raw, const PackMap<T>& map) {
-            float values[kPack<T>];
-            unpack<T>(raw, values);
-            map.apply(values);
-            if (args.silu) {
-#pragma unroll
-                for (int i = 0; i < kPack<T>; ++i) values[i] = silu<T>(values[i]);
-            }
-            return pack<T>(values);
-        };
-        uint4* const mine = memory.images + place.column;
-        const int pixels = int(tiling.pixels), out_pixels = kResampled ? fir.out_height * fir.out_width : pixels;
-        const int64_t first =
-            (tile.sample * out_pixels + place.row) * tiling.channels + tile.first_channel + place.offset;
-        // Calls raw_of(pixel) for each output pixel of this thread and writes what it returns.
-        const auto write = [&](void* images, const auto& raw_of) {
-            T* to = static_cast<T*>(images) + first;
-            for (int pixel = place.row; place.count > 0 && pixel < out_pixels; pixel += place.rows) {
-                store_raw<T, kAligned>(to, place.count, raw_of(pixel));
-                to += place.rows * tiling.channels;
-            }
-        };
-        const auto resampled = [&](int pixel) {
-            float sum[kPack<T>];
-            gather(fir, pixel, sum, [&](int64_t neighbour, float (&values)[kPack<T>]) {
-                unpack<T>(mine[int(neighbour) * packs], values);
-            });
-            return pack<T>(sum);
-        };
-        if (args.plain != nullptr) {
-            if constexpr (kResampled) {
-                write(args.plain, resampled);
-                __syncthreads();
-            } else {
-                write(args.plain, [&](int pixel) { return mine[pixel * packs]; });
-            }
+    // Calls raw_of(pixel) for each output pixel of this thread and writes what it returns.
+    const auto write = [&](void* images, const auto& raw_of) {
+        T* to = static_cast<T*>(images) + (tile.sample * out_pixels + place.row) * tiling.channels +
+                tile.first_channel + place.offset;
+#pragma unroll 1
+        for (int pixel = place.row; place.count > 0 && pixel < out_pixels; pixel += place.rows) {
+            store_raw<T, kAligned>(to, place.count, raw_of(pixel));
+            to += place.rows * tiling.channels;
         }
-        // Only now, since registers are scarce.
-        PackMap<T> map;
-        map.fill(place.count, [&](int i) {
-            const int offset = place.offset + i;
-            return ChannelMap{memory.center[offset], memory.gain[offset], memory.offset[offset]};
-        });
+    };
+    const auto resampled = [&](int pixel) {
+        float sum[kPack<T>];
+        gather(fir, pixel, sum,
+               [&](int64_t neighbour, float (&values)[kPack<T>]) { unpack<T>(mine[int(neighbour) * packs], values); });
+        return pack<T>(sum);
+    };
+    if (args.plain != nullptr) {
         if constexpr (kResampled) {
-            for (int pixel = place.row; place.count > 0 && pixel < pixels; pixel += place.rows) {
-                mine[pixel * packs] = activate(mine[pixel * packs], map);
-            }
+            write(args.plain, resampled);
             __syncthreads();
-            write(args.out, resampled);
         } else {
-            write(args.out, [&](int pixel) { return activate(mine[pixel * packs], map); });
+            write(args.plain, [&](int pixel) { return mine[pixel * packs]; });
         }
-        // The next tile takes the place of this one.
+    }
+    // Only now, since registers are scarce.
+    const int offset = place.count > 0 ? place.offset : 0;
+    PackMap<T> map;
+    load_floats<T>(memory.center + offset, map.center);
+    load_floats<T>(memory.gain + offset, map.gain);
+    load_floats<T>(memory.offset + offset, map.offset);
+    const auto activated = [&](int pixel) {
+        float values[kPack<T>];
+        unpack<T>(mine[pixel * packs], values);
+        map.apply(values);
+        if (args.silu) {
+#pragma unroll
+            for (int i = 0; i < kPack<T>; ++i) values[i] = silu<T>(values[i]);
+        }
+        return pack<T>(values);
+    };
+    if constexpr (kResampled) {
+#pragma unroll 1
+        for (int pixel = place.row; place.count > 0 && pixel < pixels; pixel += place.rows) {
+            mine[pixel * packs] = activated(pixel);
+        }
         __syncthreads();
+        write(args.out, resampled);
+    } else {
+        write(args.out, activated);
     }
 }
 
