@@ -19,7 +19,7 @@ from gpu_rows import TITLE
 from harness import merge, revision, seconds, write
 
 import edm_fast
-from edm_fast.plan.graphs import capture_on_cuda
+from edm_fast.plan.capture import capture_on_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from edm_fast.plan.capture import Capture, capture_on_cuda
 from edm_fast.plan.device import DevicePlan
 from edm_fast.plan.steps import StepTable
 
@@ -18,32 +19,7 @@ logger = logging.getLogger(__name__)
 # Captured forwards that a plan keeps; each holds its activations.
 MOST_CAPTURES = 8
 
-Function = Callable[[], torch.Tensor]
 Captured = TypeVar("Captured")
-# Gives a replay, and the tensor that each replay writes.
-Capture = Callable[[Function], tuple[Callable[[], object], torch.Tensor]]
-
-
-# A process captures one graph at a time, whatever the device.
-_capturing = threading.Lock()
-
-
-def capture_on_cuda(function: Function) -> tuple[Callable[[], object], torch.Tensor]:
-    """Capture what `function` launches on the current device; it runs once before, to make what is made only once."""
-    with _capturing:
-        # By default all captures of a process share a stream of the first one's device, and its workspaces.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        try:
-            with torch.cuda.stream(stream):
-                function()
-        finally:
-            torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            result = function()
-    return graph.replay, result
 
 
 class CapturedPlan:

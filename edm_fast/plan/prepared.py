@@ -15,7 +15,7 @@ from edm_fast.plan.embedding import DeviceModulation, Modulation
 from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.plan.lowering import lower
 from edm_fast.plan.steps import StepTable
-from edm_fast.plan.weights import Versions
+from edm_fast.plan.versions import Versions
 from edm_fast.reference.preconditioning import Precond
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from edm_fast.ops.backends import extension
 from edm_fast.ops.tensors import DTYPE_CODES
@@ -121,73 +120,3 @@ class PackedLinear:
             torch.get_num_threads(),
         )
         return out
-
-
-class Versions:
-    """Notices that parameters or buffers of a module were written or replaced since they were last looked at."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._seen, self._seen_sums = self._state(), self._sums()
-
-    def _state(self) -> list[tuple[int, int]]:
-        return [(tensor.data_ptr(), _version(tensor)) for tensor in self._tensors()]
-
-    def _sums(self) -> list[int]:
-        on_cuda: list[torch.Tensor] = []
-        sums: list[int] = []
-        for tensor in self._tensors():
-            words = _words(tensor)
-            if words.is_cuda:
-                on_cuda.append(words)
-            else:
-                sums.append(int(words.sum(dtype=torch.int64)))
-        return sums + _sums_on_device(on_cuda)
-
-    def _tensors(self) -> list[torch.Tensor]:
-        # parameters() and buffers() make a name for each, which takes several times as long.
-        found: list[torch.Tensor] = []
-        pending = [self._module]
-        while pending:
-            module = pending.pop()
-            for tensors in (module._parameters, module._buffers):
-                found += [tensor for tensor in tensors.values() if tensor is not None]
-            pending += [child for child in module._modules.values() if child is not None]
-        return found
-
-    def changed(self, contents: bool = False) -> bool:
-        """Whether anything changed since the last call, or since the beginning.
-
-        `contents`: look at every value too, at the cost of reading them. Writes through `parameter.data` or numpy, and
-        new memory at an old address, cannot be told otherwise.
-        """
-        now, sums = self._state(), self._sums() if contents else self._seen_sums
-        different = now != self._seen or sums != self._seen_sums
-        if different and not contents:
-            sums = self._sums()
-        self._seen, self._seen_sums = now, sums
-        return different
-
-
-def _version(tensor: torch.Tensor) -> int:
-    # Tensors of inference mode count no versions.
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _words(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's bits as integers, the widest that it can be viewed as: PyTorch adds int64 five times as fast."""
-    words = tensor.detach().contiguous().flatten()
-    if words.is_floating_point():
-        integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}[words.element_size()]
-        words = words.view(integers)
-    if words.dtype == torch.int32 and words.numel() % 2 == 0 and words.storage_offset() % 2 == 0:
-        words = words.view(torch.int64)
-    return words
-
-
-def _sums_on_device(tensors: Sequence[torch.Tensor]) -> list[int]:
-    """Sums of each tensor; the host waits once and not for every one."""
-    if not tensors:
-        return []
-    with torch.no_grad():
-        return torch.stack([words.sum(dtype=torch.int64).to(tensors[0].device) for words in tensors]).tolist()

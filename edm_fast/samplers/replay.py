@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from edm_fast.ops.solver_step import ROW_SIZE, solver_step
+from edm_fast.plan.capture import Capture
 from edm_fast.plan.device import DevicePlan
-from edm_fast.plan.graphs import Capture, is_capturing, on_device
+from edm_fast.plan.graphs import is_capturing, on_device
 from edm_fast.plan.steps import StepTable
 from edm_fast.samplers.evaluation import Evaluation, PlanEvaluation
 from edm_fast.samplers.guidance import Guide

@@ -37,7 +37,7 @@ def gamma_of(sigma_rel: float) -> float:
     check_sigma_rel(sigma_rel)
     inverse = sigma_rel**-2
     # The coefficients change sign once: one root is positive.
-    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+    return float(np.max(np.roots([1, 7, 16 - inverse, 12 - inverse]).real))
 
 
 def power_decay(batch: int, images_seen: int, gamma: float) -> float:

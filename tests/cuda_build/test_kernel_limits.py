@@ -104,7 +104,10 @@ MIXED = VECTORS + Counter({"LDG.E.U16": 4, "STG.E.U16": 4})
         (Kernel("solver_step_kernel<double>", "sm_80", registers=97, accesses=MIXED), None),
         (Kernel("randn_kernel", "sm_80", stack=8, accesses=MIXED), "a stack of 8 bytes; it may have none"),
         (Kernel("randn_kernel", "sm_80", local=4, accesses=MIXED), "4 bytes of local memory; it may have none"),
-        (Kernel("randn_kernel", "sm_80", accesses=MIXED + Counter({"LDL": 1, "STL.64": 2})), "1 loads and 2 stores of local"),
+        (
+            Kernel("randn_kernel", "sm_80", accesses=MIXED + Counter({"LDL": 1, "STL.64": 2})),
+            "1 loads and 2 stores",
+        ),
         (Kernel("solver_step_kernel<double>", "sm_80", accesses=Counter({"LDG.E.128": 1, "STG.E.64": 2})), "no STG"),
         (Kernel("strange_kernel", "sm_80", registers=12), "a kernel without limits, with 12 registers"),
         (Kernel("residual_kernel<Half, true>", "sm_80", accesses=VECTORS), None),

@@ -17,7 +17,8 @@ import edm_fast
 from edm_fast.ops.backends import extension
 from edm_fast.plan import cpu
 from edm_fast.plan.cache import prepared_for
-from edm_fast.plan.weights import PackedLinear, Versions
+from edm_fast.plan.versions import Versions, _CapturedSums
+from edm_fast.plan.weights import PackedLinear
 from edm_fast.reference.preconditioning import EDMPrecond
 
 CPU = torch.device("cpu")
@@ -170,6 +171,46 @@ def test_writes_are_seen_in_tensors_of_any_dtype_and_offset(dtype):
     module.buffer.data[3] = 1
     assert versions.changed(contents=True)
     assert not versions.changed(contents=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_kind_of_change_is_seen(device):
+    """Again and again: on CUDA the second look at the same tensors captures it."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    module = torch.nn.Linear(3, 5, device=device)
+    module.register_buffer("steps", torch.zeros([], dtype=torch.int64, device=device))
+    versions = Versions(module)
+
+    def replace():
+        module.weight = torch.nn.Parameter(module.weight.detach() * 2)
+
+    changes = [
+        lambda: module.weight.data.add_(1),
+        lambda: module.bias.data.copy_(module.bias.data * 2),
+        replace,
+        lambda: module.steps.data.add_(1),
+        lambda: torch.nn.init.constant_(module.weight, 0.5),
+    ]
+    for change in changes:
+        for _ in range(3):
+            assert not versions.changed(contents=True)
+        change()
+        assert versions.changed(contents=True)
+
+
+def test_captured_sums_look_at_the_values_of_the_replay():
+    """With a capture of the host's, which runs again what it was given."""
+    tensors = [torch.zeros(4), torch.zeros(3, dtype=torch.int64)]
+
+    def capture(function):
+        result = function()
+        return (lambda: result.copy_(function())), result
+
+    sums = _CapturedSums(tensors, capture)
+    assert sums() == [0, 0]
+    tensors[1][2] = 7
+    assert sums() == [0, 7]
 
 
 def test_networks_of_inference_mode():
