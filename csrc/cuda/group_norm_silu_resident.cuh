@@ -16,6 +16,7 @@ namespace edm_fast::cuda {
 
 constexpr int kResidentThreads = 1024;
 constexpr int kResidentPacksPerThread = 4;
+constexpr int64_t kSmallTile = 18 << 10;
 
 struct ResidentPlan {
     Tiling tiling;
@@ -61,16 +62,19 @@ inline int resident_threads(int columns, int64_t pixels, bool alone) {
     return threads;
 }
 
-// None if no slab fits. Two blocks should fit on a multiprocessor, so that one writes while the other reads; then lines
-// of 128 bytes are better than half lines, and a sector of 32 is better than reading everything twice, though it leaves
-// few blocks for a single image. N does not come in: the summation order must not depend on it.
+// None if no slab fits. Small tiles are best, of which a single image has more, down to slabs of half a line: on an
+// H100 16x16 pixels of 256 channels take 4.9 us instead of 6.5, and a batch of 64 takes 9.0 instead of 9.6; but 32x32
+// by sectors of 32 bytes take 44 us instead of 33. Then two blocks should fit on a multiprocessor, so that one writes
+// while the other reads; and a sector is better than reading everything twice. N does not come in: the summation order
+// must not depend on it.
 template <class T>
 std::optional<ResidentPlan> plan_resident(const GroupNormSiluArgs& args, int64_t limit) {
     const int64_t channels = args.channels[0] + args.channels[1], pixels = args.height * args.width;
     const int64_t half = limit / 2 - 512;
     const struct {
         int64_t budget, bytes;
-    } choices[] = {{half, 128}, {half, 64}, {limit, 128}, {limit, 64}, {limit, 32}};
+    } choices[] = {{kSmallTile, 128}, {kSmallTile, 64}, {half, 128}, {half, 64},
+                   {limit, 128},      {limit, 64},      {limit, 32}};
     for (const auto& [budget, bytes] : choices) {
         const int64_t slab = slab_width(channels, args.groups, kPack<T>, bytes);
         const int64_t packs = ceil_div(slab, kPack<T>);
