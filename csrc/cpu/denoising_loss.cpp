@@ -18,11 +18,7 @@ void denoising_error(const DenoisingLossArgs& args, int64_t sample, int64_t firs
     const float* row = args.rows + sample * kLevelSize;
     alignas(64) float y[kRun], n[kRun];
     load(args.images, sample, args.pixels, first, count, y);
-    if (args.noise.data != nullptr) {
-        load(args.noise, sample, args.pixels, first, count, n);
-    } else {
-        normals(uint64_t(args.seeds[sample]), args.draw, kDomainTraining, first, count, n);
-    }
+    training_noise(args.noise, args.seeds, args.draw, sample, args.pixels, first, count, n);
     load(args.model_output, sample, args.pixels, first, count, e);
     const float of_image = row[kImageFactor], of_noise = row[kNoiseFactor], of_output = row[kOutputFactor];
     for (int64_t i = 0; i < count; ++i) e[i] = of_image * y[i] + of_noise * n[i] + of_output * e[i];

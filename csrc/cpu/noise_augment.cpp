@@ -31,11 +31,7 @@ void noise_augment(const NoiseAugmentArgs& args, int threads) {
         if (count == 0) return;
         alignas(64) float y[kRun], n[kRun];
         load(args.images, sample, args.pixels, first, count, y);
-        if (args.noise.data != nullptr) {
-            load(args.noise, sample, args.pixels, first, count, n);
-        } else {
-            normals(uint64_t(args.seeds[sample]), args.draw, kDomainTraining, first, count, n);
-        }
+        training_noise(args.noise, args.seeds, args.draw, sample, args.pixels, first, count, n);
         const float sigma = row[kSigma], c_in = row[kInputScale];
         for (int64_t i = 0; i < count; ++i) y[i] = c_in * (y[i] + sigma * n[i]);
         store(args.net_input, sample, args.pixels, first, count, y);

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
+#include "edm_fast/image_view.h"
 #include "edm_fast/normal.h"
+#include "image_io.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
@@ -27,6 +29,16 @@ static inline void normals(uint64_t seed, uint32_t draw, uint32_t domain, int64_
         for (int64_t i = 0; i < kNoiseBlocks; ++i) {
             for (int lane = 0; lane < 4; ++lane) z[start + 4 * i + lane] = lanes[lane][i];
         }
+    }
+}
+
+// The noise of a training step: what the caller brought, or ours by the samples' seeds.
+static inline void training_noise(const ImageView& given, const int64_t* seeds, uint32_t draw, int64_t sample,
+                                  int64_t pixels, int64_t first, int64_t count, float* n) {
+    if (given.data != nullptr) {
+        load(given, sample, pixels, first, count, n);
+    } else {
+        normals(uint64_t(seeds[sample]), draw, kDomainTraining, first, count, n);
     }
 }
 

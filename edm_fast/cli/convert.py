@@ -9,6 +9,7 @@ import torch
 
 from edm_fast.checkpoints import load, save_network
 from edm_fast.cli.network import NetworkFile
+from edm_fast.cli.options import weights_dtype
 from edm_fast.errors import CheckpointError
 
 
@@ -16,13 +17,7 @@ from edm_fast.errors import CheckpointError
 @click.argument("source", type=NetworkFile())
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--entry", help="Which of the file's networks.  [default: ema, or net of a training state]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the weights in the file.",
-)
+@weights_dtype
 def convert(source: Path, target: Path, entry: str | None, dtype: str) -> None:
     """Write the network in SOURCE, an EDM pickle, training state or URL, to TARGET, a safetensors file.
 

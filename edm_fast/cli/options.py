@@ -121,3 +121,13 @@ class Folder(click.Path):
         if not str(value).strip():
             self.fail("the name is empty", param, ctx)
         return super().convert(value, param, ctx)
+
+
+# Of the commands that write a network.
+weights_dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the weights in the file.",
+)

@@ -8,6 +8,7 @@ import click
 import torch
 
 from edm_fast.checkpoints import load_network, save_network
+from edm_fast.cli.options import weights_dtype
 from edm_fast.errors import CheckpointError
 from edm_fast.training.ema_reconstruction import reconstruct
 from edm_fast.training.ema_snapshots import read_snapshot
@@ -35,13 +36,7 @@ def _width(context: click.Context, parameter: click.Parameter, value: float) -> 
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The .safetensors file to write."
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the weights in the file.",
-)
+@weights_dtype
 def reconstruct_ema(snapshots: tuple[Path, ...], sigma_rel: float, images: int | None, out: Path, dtype: str) -> None:
     """Combine power-function averages, the SNAPSHOT files of one training run, into the average of another width.
 
