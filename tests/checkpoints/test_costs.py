@@ -111,9 +111,7 @@ def test_a_good_file_costs_little_more_than_its_size(tmp_path):
 
 @pytest.mark.skipif("EDM_FAST_LARGE" not in os.environ, reason="writes 1.2 GB; set EDM_FAST_LARGE to run it")
 def test_300_million_parameters_open_in_five_seconds(tmp_path):
-    """ADM as for ImageNet-64. What the system takes to read the bytes into memory is measured beside it and allowed on
-    top: a virtual machine whose host has to find that memory first may take longer for this than for all else.
-    """
+    """ADM as for ImageNet-64, in processor time."""
     net = EDMPrecond(64, 3, 1000)
     path = tmp_path / "large.pkl"
     path.write_bytes(edm_pickle(net))
@@ -124,4 +122,4 @@ def test_300_million_parameters_open_in_five_seconds(tmp_path):
     print(f"{size:,} bytes, {result}, {slowness:.1f} times slower than nominal")  # noqa: T201
     assert result["error"] is None
     assert result["bytes"] < 1.3 * size
-    assert result["seconds"] < 5 * slowness + result["reading"]
+    assert result["seconds"] < 5 * slowness
