@@ -24,6 +24,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
     Raises:
         OSError: the file cannot be opened.
         ValueError: it is not such a file, or damaged; says what is wrong with which array.
+        MemoryError: an array does not fit in memory, or claims a size that does not; names it.
     """
     # Opened here, so that an error of opening is not mistaken for one of the content.
     with open(path, "rb") as file:
@@ -41,8 +42,9 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
         raise ValueError(f"{path}: {error}") from error
 
 
-# What NumPy and its zip reader raise on files that are cut short, flipped, of another kind, or claim absurd sizes.
-_DAMAGE = (ValueError, EOFError, OSError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# What NumPy and its zip reader raise on files that are cut short, flipped or of another kind; NotImplementedError is
+# zipfile's for a method of compression that it does not know.
+_DAMAGE = (ValueError, EOFError, OSError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def _array(path: str | os.PathLike[str], content: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
@@ -50,6 +52,8 @@ def _array(path: str | os.PathLike[str], content: np.lib.npyio.NpzFile, name: st
         raise ValueError(f"{path}: has no array {name}; it has {', '.join(content.files) or 'none'}")
     try:
         array = content[name]
+    except MemoryError as error:
+        raise MemoryError(f"{path}: the array {name} does not fit in memory: {error}") from error
     except _DAMAGE as error:
         raise ValueError(f"{path}: the array {name} cannot be read: {error}") from error
     if not isinstance(array, np.ndarray):

@@ -115,7 +115,18 @@ def test_an_array_that_claims_more_than_memory_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "ref.npz", "w") as archive:
         archive.writestr("mu.npy", header.getvalue())
         archive.writestr("sigma.npy", header.getvalue())
-    with pytest.raises(ValueError, match="ref.npz: the array mu cannot be read"):
+    with pytest.raises(MemoryError, match="ref.npz: the array mu does not fit in memory: Unable"):
+        read_statistics(tmp_path / "ref.npz")
+
+
+def test_a_good_file_is_not_called_damaged_where_memory_is_short(tmp_path, monkeypatch):
+    write_statistics(tmp_path / "ref.npz", GAUSSIAN)
+
+    def short(*_, **__):
+        raise MemoryError("Unable to allocate 32.0 MiB")
+
+    monkeypatch.setattr(np.lib.format, "read_array", short)
+    with pytest.raises(MemoryError, match="ref.npz: the array mu does not fit in memory: Unable to allocate 32.0 MiB"):
         read_statistics(tmp_path / "ref.npz")
 
 
