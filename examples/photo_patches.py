@@ -1,10 +1,9 @@
 """A small set of colour images without a download: patches of the photographs that come with scikit-learn.
 
     python examples/photo_patches.py patches.npz
-    edm-fast train --data patches.npz --outdir run --preset cifar10-ddpmpp --channels 16 --duration 30 --batch 64
 
 Each of the two photographs (a temple, a flower) is halved in size and cut into 32×32 patches at random places; the
-label of a patch is its photograph. docs/training.md shows what a network makes of them.
+label of a patch is its photograph. docs/training.md trains a network on them, and shows what comes of it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ EXTENT = 32
 
 
 def patches(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images [count, 32, 32, 3] and int64 labels [count], as many of each photograph, one more of the first."""
+    """uint8 images [count, 32, 32, 3] and int64 labels [count], the photographs in turn."""
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     halved = [np.asarray(photograph.reduce(2)) for photograph in photographs]
     random = np.random.default_rng(seed)

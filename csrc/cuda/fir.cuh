@@ -49,7 +49,7 @@ inline Fir transposed(const Fir& fir) {
     return result;
 }
 
-// Calls visit(input pixel, weight) for every input pixel that makes up the output pixel, always in the same order.
+// for_each_tap for a number of taps that the compiler knows.
 template <bool kUp, int kTaps, class Visit>
 __device__ __forceinline__ void for_each_of(const Fir& fir, int out_y, int out_x, const Visit& visit) {
     // Upwards every second tap meets a pixel, and the later tap the earlier pixel.
@@ -76,7 +76,7 @@ __device__ __forceinline__ void for_each_of(const Fir& fir, int out_y, int out_x
     }
 }
 
-// The same for any number of taps.
+// for_each_tap for any number of taps.
 template <class Visit>
 __device__ __forceinline__ void for_each_of_any(const Fir& fir, int out_y, int out_x, const Visit& visit) {
     const int step = fir.up ? 2 : 1;
@@ -94,6 +94,7 @@ __device__ __forceinline__ void for_each_of_any(const Fir& fir, int out_y, int o
     }
 }
 
+// Calls visit(input pixel, weight) for every input pixel that makes up the output pixel, always in the same order.
 template <class Visit>
 __device__ __forceinline__ void for_each_tap(const Fir& fir, int out_y, int out_x, const Visit& visit) {
     if (fir.taps == 2) {

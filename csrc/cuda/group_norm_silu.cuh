@@ -188,15 +188,15 @@ struct GroupRange {
 
 // For all threads of the block; a warp takes a group at a time. moments_of(group, i) are those of h for the i-th of
 // `parts` parts of a group; mean and rstd are written for `groups` groups.
-template <class Index, class MomentsOf>
-__device__ __forceinline__ void group_statistics(const GroupNormSiluArgs& args, int groups, Index parts,
+template <class MomentsOf>
+__device__ __forceinline__ void group_statistics(const GroupNormSiluArgs& args, int groups, int64_t parts,
                                                  const MomentsOf& moments_of, float* mean, float* rstd) {
     const int lane = int(threadIdx.x) % kLanes, warps = int(blockDim.x) / kLanes;
 #pragma unroll 1
     for (int group = int(threadIdx.x) / kLanes; group < groups; group += warps) {
         Moments total{0.0f, 0.0f, 0.0f};
 #pragma unroll 1
-        for (Index i = lane; i < parts; i += kLanes) total = joined(total, moments_of(group, i));
+        for (int64_t i = lane; i < parts; i += kLanes) total = joined(total, moments_of(group, i));
         total = warp_joined(total);
         if (lane == 0) {
             mean[group] = total.mean;

@@ -65,7 +65,7 @@ def _reference_attention(qkv: torch.Tensor, num_heads: int, packed: bool) -> tor
 
 
 def library_attention(qkv: torch.Tensor, num_heads: int, packed: bool) -> torch.Tensor:
-    """`attention` by PyTorch's operators, on any device; differentiable."""
+    """`attention` by scaled_dot_product_attention, and by the reference in float32; on any device, differentiable."""
     if qkv.dtype == torch.float32:
         return _reference_attention(qkv, num_heads, packed)
     samples, channels, height, width = qkv.shape

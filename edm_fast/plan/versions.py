@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from edm_fast.plan.capture import Capture, capture_on_cuda
+
+logger = logging.getLogger(__name__)
 
 # What tells tensors apart without a look at their values.
 _State = list[tuple[Any, ...]]
@@ -74,7 +77,8 @@ class Versions:
                     sums = captured()
                 self._captured = state, captured
                 return sums
-            except RuntimeError:
+            except RuntimeError as error:
+                logger.warning("weights are compared one by one, more slowly: the capture failed: %s", error)
                 self._capture = None
         return _stacked_sums(tensors).tolist()
 

@@ -50,9 +50,9 @@ def eager_attention(backend, qkv, num_heads, packed):
     """What `backend` may err as much as.
 
     How exact the library's fused kernel is depends on the processor, and is its own affair: ours is that it gets the
-    right tensors.
+    right tensors, and none of float32.
     """
-    if backend != "library":
+    if backend != "library" or qkv.dtype == torch.float32:
         return self_attention(qkv, num_heads, packed)
     order = (3, num_heads, -1) if packed else (num_heads, -1, 3)
     q, k, v = qkv.flatten(2).unflatten(1, order).movedim(1 if packed else 3, 0).mT
