@@ -20,6 +20,8 @@ static inline void for_each_element(const ImageView& view, int64_t pixels, int64
         const int64_t start = channel * view.channel_stride + pixel * view.pixel_stride;
         if (view.pixel_stride == 1) {
             for (int64_t i = 0; i < run; ++i) move(start + i, done + i);
+        } else if (view.pixel_stride == 3) {  // RGB, channels-last: a stride that the compiler knows makes vectors
+            for (int64_t i = 0; i < run; ++i) move(start + i * 3, done + i);
         } else {
             for (int64_t i = 0; i < run; ++i) move(start + i * view.pixel_stride, done + i);
         }

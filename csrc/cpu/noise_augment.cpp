@@ -8,7 +8,7 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 // A task is a run of kRun elements of one sample. Each makes the sample's row for itself; the first one keeps it.
 void noise_augment(const NoiseAugmentArgs& args, int threads) {
-    constexpr int64_t kRun = 64 * kNoiseRun;
+    constexpr int64_t kRun = 32 * kNoiseRun;
     const int64_t elements = args.channels * args.pixels;
     const int64_t runs = elements == 0 ? 1 : (elements + kRun - 1) / kRun;
     parallel_for(args.samples * runs, threads, [&](int64_t task) {

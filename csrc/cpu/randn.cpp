@@ -8,7 +8,7 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 // A task is a run of kRun elements of one sample: 64 KiB of output at most, a multiple of the noise run.
 void randn(const RandnArgs& args, int threads) {
-    constexpr int64_t kRun = 64 * kNoiseRun;
+    constexpr int64_t kRun = 32 * kNoiseRun;
     const int64_t elements = args.channels * args.pixels;
     const int64_t runs = (elements + kRun - 1) / kRun;
     parallel_for(args.samples * runs, threads, [&](int64_t task) {

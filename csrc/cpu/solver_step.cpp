@@ -16,7 +16,7 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 namespace {
 
-constexpr int64_t kRun = 8 * kNoiseRun;
+constexpr int64_t kRun = 4 * kNoiseRun;
 
 // A sum of terms with coefficients, without those that are 0, from the first to the last.
 template <class State>

@@ -29,19 +29,21 @@ struct PhiloxWords {
     uint32_t x, y, z, w;
 };
 
+constexpr int kPhiloxRounds = 10;
+constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
+
 EDM_FAST_HOST_DEVICE PhiloxWords philox4x32_10(uint32_t key0, uint32_t key1, PhiloxWords counter) {
-    constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
-    constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t product0 = uint64_t(kMultiplier0) * counter.x;
-        const uint64_t product1 = uint64_t(kMultiplier1) * counter.z;
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+        const uint64_t product0 = uint64_t(kPhiloxMultiplier0) * counter.x;
+        const uint64_t product1 = uint64_t(kPhiloxMultiplier1) * counter.z;
         counter = {uint32_t(product1 >> 32) ^ counter.y ^ key0, uint32_t(product1),
                    uint32_t(product0 >> 32) ^ counter.w ^ key1, uint32_t(product0)};
-        key0 += kWeyl0;
-        key1 += kWeyl1;
+        key0 += kPhiloxWeyl0;
+        key1 += kPhiloxWeyl1;
     }
     return counter;
 }
