@@ -23,7 +23,6 @@ inline void def_cuda_ops(py::module_& module) {
     def_residual(module, &on_stream<ResidualArgs, cuda::residual>);
     def_noise_augment(module, &on_stream<NoiseAugmentArgs, cuda::noise_augment>);
     def_denoising_loss(module, &on_stream<DenoisingLossArgs, cuda::denoising_loss>);
-    def_denoising_loss_grad(module, &on_stream<DenoisingLossGradArgs, cuda::denoising_loss_grad>);
     def_augment(module, &on_stream<AugmentArgs, cuda::augment>);
 }
 

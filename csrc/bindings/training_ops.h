@@ -49,41 +49,22 @@ void def_noise_augment(py::module_& module, void (*op)(const NoiseAugmentArgs&, 
                });
 }
 
-inline DenoisingLossArgs denoising_loss_args(Shape shape, uint32_t draw, uintptr_t seeds, uintptr_t rows, View images,
-                                             View noise, View model_output) {
-    DenoisingLossArgs args{};
-    std::tie(args.samples, args.channels, args.pixels) = shape;
-    args.draw = draw;
-    args.seeds = pointer<const int64_t>(seeds);
-    args.rows = pointer<const float>(rows);
-    args.images = image_view(images);
-    args.noise = image_view(noise);
-    args.model_output = image_view(model_output);
-    return args;
-}
-
 template <class... Where>
 void def_denoising_loss(py::module_& module, void (*op)(const DenoisingLossArgs&, Where...)) {
-    module.def("denoising_loss", [op](Shape shape, uint32_t draw, uintptr_t seeds, uintptr_t rows, View images,
-                                      View noise, View model_output, uintptr_t loss, View error, Where... where) {
-        DenoisingLossArgs args = denoising_loss_args(shape, draw, seeds, rows, images, noise, model_output);
-        args.loss = pointer<float>(loss);
-        args.error = image_view(error);
-        py::gil_scoped_release release;
-        op(args, where...);
-    });
-}
-
-template <class... Where>
-void def_denoising_loss_grad(py::module_& module, void (*op)(const DenoisingLossGradArgs&, Where...)) {
-    module.def("denoising_loss_grad",
+    module.def("denoising_loss",
                [op](Shape shape, uint32_t draw, uintptr_t seeds, uintptr_t rows, View images, View noise,
-                    View model_output, uintptr_t loss_grad, View error_grad, View output_grad, Where... where) {
-                   DenoisingLossGradArgs args{};
-                   args.forward = denoising_loss_args(shape, draw, seeds, rows, images, noise, model_output);
-                   args.loss_grad = pointer<const float>(loss_grad);
-                   args.error_grad = image_view(error_grad);
-                   args.output_grad = image_view(output_grad);
+                    View model_output, uintptr_t loss, View error, View slope, Where... where) {
+                   DenoisingLossArgs args{};
+                   std::tie(args.samples, args.channels, args.pixels) = shape;
+                   args.draw = draw;
+                   args.seeds = pointer<const int64_t>(seeds);
+                   args.rows = pointer<const float>(rows);
+                   args.images = image_view(images);
+                   args.noise = image_view(noise);
+                   args.model_output = image_view(model_output);
+                   args.loss = pointer<float>(loss);
+                   args.error = image_view(error);
+                   args.slope = image_view(slope);
                    py::gil_scoped_release release;
                    op(args, where...);
                });

@@ -1,6 +1,8 @@
 // A sample is one task: its sum has one order, whatever the number of threads.
 #include "edm_fast/denoising_loss.h"
 
+#include <cstring>
+
 #include "image_io.h"
 #include "noise_block.h"
 #include "parallel.h"
@@ -9,9 +11,10 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 namespace {
 
-constexpr int64_t kRun = 16 * kNoiseRun;
-// Sums of as many interleaved elements, so that every instruction set adds in the same order.
-constexpr int kLanes = 16;
+constexpr int64_t kRun = 8 * kNoiseRun;
+// Sums of 16 interleaved elements, so that every instruction set adds in the same order.
+constexpr int kColumns = 16;
+typedef float Columns __attribute__((vector_size(4 * kColumns)));
 
 // e = D - y of a run.
 void denoising_error(const DenoisingLossArgs& args, int64_t sample, int64_t first, int64_t count, float* e) {
@@ -30,48 +33,31 @@ void denoising_loss(const DenoisingLossArgs& args, int threads) {
     const int64_t elements = args.channels * args.pixels;
     parallel_for(args.samples, threads, [&](int64_t sample) {
         const float weight = args.rows[sample * kLevelSize + kWeight];
+        const float steepness = 2 * weight * args.rows[sample * kLevelSize + kOutputFactor];
         alignas(64) float e[kRun];
         double total = 0;
         for (int64_t first = 0; first < elements; first += kRun) {
             const int64_t count = elements - first < kRun ? elements - first : kRun;
             denoising_error(args, sample, first, count, e);
-            for (int64_t i = 0; i < count; ++i) e[i] *= e[i];
-            float sums[kLanes] = {};
-            int64_t i = 0;
-            for (; i + kLanes <= count; i += kLanes) {
-                for (int lane = 0; lane < kLanes; ++lane) sums[lane] += e[i + lane];
+            if (args.slope.data != nullptr) {
+                alignas(64) float slope[kRun];
+                for (int64_t i = 0; i < count; ++i) slope[i] = steepness * e[i];
+                store(args.slope, sample, args.pixels, first, count, slope);
             }
-            for (; i < count; ++i) sums[i % kLanes] += e[i];
-            for (int lane = 0; lane < kLanes; ++lane) total += double(sums[lane]);
+            Columns sums = {}, values = {};
+            int64_t i = 0;
+            for (; i + kColumns <= count; i += kColumns) {
+                std::memcpy(&values, e + i, sizeof values);
+                sums += values * values;
+            }
+            for (; i < count; ++i) sums[i % kColumns] += e[i] * e[i];
+            for (int column = 0; column < kColumns; ++column) total += double(sums[column]);
             if (args.error.data != nullptr) {
-                for (int64_t j = 0; j < count; ++j) e[j] *= weight;
+                for (i = 0; i < count; ++i) e[i] = weight * (e[i] * e[i]);
                 store(args.error, sample, args.pixels, first, count, e);
             }
         }
         if (args.loss != nullptr) args.loss[sample] = float(double(weight) * total);
-    });
-}
-
-void denoising_loss_grad(const DenoisingLossGradArgs& grad, int threads) {
-    const DenoisingLossArgs& args = grad.forward;
-    const int64_t elements = args.channels * args.pixels;
-    const int64_t runs = (elements + kRun - 1) / kRun;
-    parallel_for(args.samples * runs, threads, [&](int64_t task) {
-        const int64_t sample = task / runs;
-        const int64_t first = task % runs * kRun;
-        const int64_t count = elements - first < kRun ? elements - first : kRun;
-        const float* row = args.rows + sample * kLevelSize;
-        const float factor = 2 * row[kWeight] * row[kOutputFactor];
-        const float of_sample = grad.loss_grad != nullptr ? grad.loss_grad[sample] : 0.0f;
-        alignas(64) float e[kRun], g[kRun];
-        denoising_error(args, sample, first, count, e);
-        if (grad.error_grad.data != nullptr) {
-            load(grad.error_grad, sample, args.pixels, first, count, g);
-            for (int64_t i = 0; i < count; ++i) e[i] = (of_sample + g[i]) * factor * e[i];
-        } else {
-            for (int64_t i = 0; i < count; ++i) e[i] = of_sample * factor * e[i];
-        }
-        store(grad.output_grad, sample, args.pixels, first, count, e);
     });
 }
 

@@ -142,6 +142,5 @@ EDM_FAST_CPU_OP(augment, AugmentArgs)
 EDM_FAST_CPU_OP(attention_grad, AttentionGradArgs)
 EDM_FAST_CPU_OP(noise_augment, NoiseAugmentArgs)
 EDM_FAST_CPU_OP(denoising_loss, DenoisingLossArgs)
-EDM_FAST_CPU_OP(denoising_loss_grad, DenoisingLossGradArgs)
 
 }  // namespace edm_fast::cpu

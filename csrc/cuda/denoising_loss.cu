@@ -1,5 +1,4 @@
-// denoising_loss: a block takes a whole sample, so that its sum has one order. denoising_loss_grad: a block takes quads
-// of one sample. Both make the noise again, which bounds them.
+// A block takes a whole sample, so that its sum has one order. Making the noise again bounds it.
 #include "edm_fast/denoising_loss.h"
 #include "image_io.cuh"
 #include "launch.cuh"
@@ -38,20 +37,23 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossA
     const int64_t elements = args.channels * args.pixels;
     const int64_t sample = blockIdx.x;
     const float weight = args.rows[sample * kLevelSize + kWeight];
+    const float steepness = 2.0f * weight * args.rows[sample * kLevelSize + kOutputFactor];
     float sum = 0.0f;
     for (int64_t element = int64_t(threadIdx.x) * kQuad; element < elements; element += int64_t(kThreads) * kQuad) {
         const QuadPlace place = quad_place(element, elements, args.pixels);
-        float e[kQuad];
+        float e[kQuad], slope[kQuad];
         denoising_error(args, sample, element, place, e);
         float quad = 0.0f;
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) {
+            slope[i] = steepness * e[i];
             e[i] *= e[i];
             quad += e[i];
             e[i] *= weight;
         }
         sum += quad;
         if (args.error.data != nullptr) store_quad(args.error, sample, place, e);
+        if (args.slope.data != nullptr) store_quad(args.slope, sample, place, slope);
     }
     if (args.loss == nullptr) return;
     sum = warp_sum(sum);
@@ -64,27 +66,6 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossA
     }
 }
 
-__global__ void __launch_bounds__(kThreads) denoising_loss_grad_kernel(DenoisingLossGradArgs grad) {
-    const DenoisingLossArgs& args = grad.forward;
-    const int64_t elements = args.channels * args.pixels;
-    const int64_t start = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kQuad;
-    const int64_t stride = int64_t(gridDim.x) * kThreads * kQuad;
-    for (int64_t sample = blockIdx.y; sample < args.samples; sample += gridDim.y) {
-        const float* row = args.rows + sample * kLevelSize;
-        const float factor = 2.0f * row[kWeight] * row[kOutputFactor];
-        const float of_sample = grad.loss_grad != nullptr ? grad.loss_grad[sample] : 0.0f;
-        for (int64_t element = start; element < elements; element += stride) {
-            const QuadPlace place = quad_place(element, elements, args.pixels);
-            float e[kQuad], g[kQuad] = {};
-            denoising_error(args, sample, element, place, e);
-            if (grad.error_grad.data != nullptr) load_quad(grad.error_grad, sample, place, g);
-#pragma unroll
-            for (int i = 0; i < kQuad; ++i) e[i] = (of_sample + g[i]) * factor * e[i];
-            store_quad(grad.output_grad, sample, place, e);
-        }
-    }
-}
-
 }  // namespace
 
 void denoising_loss(const DenoisingLossArgs& args, int device, void* stream) {
@@ -92,14 +73,6 @@ void denoising_loss(const DenoisingLossArgs& args, int device, void* stream) {
     DeviceGuard guard(device);
     EDM_FAST_LAUNCH(denoising_loss_kernel, dim3(grid_size(args.samples, 1)), dim3(kThreads),
                     kThreads / kLanes * sizeof(float), stream, args);
-}
-
-void denoising_loss_grad(const DenoisingLossGradArgs& args, int device, void* stream) {
-    const int64_t elements = args.forward.channels * args.forward.pixels;
-    if (args.forward.samples == 0 || elements == 0) return;
-    DeviceGuard guard(device);
-    EDM_FAST_LAUNCH(denoising_loss_grad_kernel, quad_grid(args.forward.samples, elements, kThreads), dim3(kThreads), 0,
-                    stream, args);
 }
 
 }  // namespace edm_fast::cuda

@@ -47,9 +47,9 @@ def denoising_loss(
 ) -> torch.Tensor:
     """Σ w·(D - y)² of every sample, D = c_skip·(y + σ·n) + c_out·F; differentiable with respect to F.
 
-    The noise n is made again from (seed, draw, element), in the forward and in the backward pass; D, n and the
-    differences are never stored. D - y is computed as (c_skip - 1)·y + c_skip·σ·n + c_out·F, which loses no digits at
-    small σ.
+    The noise n is made again from (seed, draw, element); D and n are never stored. The pass also makes the derivative
+    by F where one is needed, so that the backward pass is a product. D - y is computed as
+    (c_skip - 1)·y + c_skip·σ·n + c_out·F, which loses no digits at small σ.
 
     Args:
         model_output: F [N, C, H, W] or [N, …], any float dtype. float64 with gradients runs on the reference.
@@ -86,7 +86,13 @@ def denoising_loss(
     return _loss(backend, reduction, viewable(model_output.detach()), inputs)
 
 
-def _loss(backend: str | None, reduction: str, model_output: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
+def _loss(
+    backend: str | None,
+    reduction: str,
+    model_output: torch.Tensor,
+    inputs: _Inputs,
+    slope: torch.Tensor | None = None,
+) -> torch.Tensor:
     device = model_output.device
     loss = error = None
     if reduction == "sample":
@@ -94,40 +100,34 @@ def _loss(backend: str | None, reduction: str, model_output: torch.Tensor, input
     else:
         error = torch.empty_like(model_output, dtype=torch.float32)
     if backend is None:
-        torch.ops.edm_fast.denoising_loss_(model_output, *inputs, loss, error)
+        torch.ops.edm_fast.denoising_loss_(model_output, *inputs, loss, error, slope)
     else:
-        _run(backend, model_output, *inputs, loss, error)
+        _run(backend, model_output, *inputs, loss, error, slope)
     result = error if loss is None else loss
     assert result is not None
     return result
 
 
 class _DenoisingLoss(torch.autograd.Function):
+    """Keeps the error's derivative by F in float32, and not what it was made from."""
+
     @staticmethod
     def forward(
         ctx: Any, backend: str | None, reduction: str, model_output: torch.Tensor, *inputs: Any
     ) -> torch.Tensor:
-        found = _Inputs(*inputs)
-        ctx.save_for_backward(model_output, found.images, found.rows, found.seeds, found.noise)
-        ctx.backend, ctx.reduction, ctx.draw = backend, reduction, found.draw
-        return _loss(backend, reduction, model_output, found)
+        slope = torch.empty_like(model_output, dtype=torch.float32)
+        result = _loss(backend, reduction, model_output, _Inputs(*inputs), slope)
+        ctx.save_for_backward(slope)
+        ctx.dtype = model_output.dtype
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        model_output, images, rows, seeds, noise = ctx.saved_tensors
-        loss_grad = error_grad = None
-        if ctx.reduction == "sample":
-            loss_grad = grad.to(torch.float32).contiguous()
-        else:
-            error_grad = viewable(grad)
-        output_grad = torch.empty_like(model_output)
-        arguments = (model_output, images, rows, ctx.draw, seeds, noise, loss_grad, error_grad, output_grad)
-        if ctx.backend is None:
-            torch.ops.edm_fast.denoising_loss_grad_(*arguments)
-        else:
-            _run_grad(ctx.backend, *arguments)
-        return None, None, output_grad, None, None, None, None, None
+        (slope,) = ctx.saved_tensors
+        if grad.dim() != slope.dim():
+            grad = grad.reshape(-1, *[1] * (slope.dim() - 1))
+        return None, None, (slope * grad).to(ctx.dtype), None, None, None, None, None
 
 
 def _check(
@@ -148,8 +148,13 @@ def _check(
     check_rows(images, rows)
 
 
-def _common(model_output: torch.Tensor, inputs: _Inputs) -> tuple[Any, ...]:
-    return (
+def _run(backend: str, model_output: torch.Tensor, *rest: Any) -> None:
+    inputs, (loss, error, slope) = _Inputs(*rest[:5]), rest[5:]
+    _check(model_output, *inputs)
+    backends.launch(
+        "denoising_loss",
+        backend,
+        model_output.device,
         kernel_shape(model_output.shape),
         inputs.draw,
         address(inputs.seeds),
@@ -157,48 +162,20 @@ def _common(model_output: torch.Tensor, inputs: _Inputs) -> tuple[Any, ...]:
         image_view("images", inputs.images),
         view_or_absent("noise", inputs.noise),
         image_view("model_output", model_output),
+        address(loss),
+        view_or_absent("error", error),
+        view_or_absent("slope", slope),
     )
 
 
-def _run(backend: str, model_output: torch.Tensor, *rest: Any) -> None:
-    inputs, (loss, error) = _Inputs(*rest[:5]), rest[5:]
-    _check(model_output, *inputs)
-    common = _common(model_output, inputs)
-    backends.launch(
-        "denoising_loss", backend, model_output.device, *common, address(loss), view_or_absent("error", error)
-    )
-
-
-def _run_grad(backend: str, model_output: torch.Tensor, *rest: Any) -> None:
-    inputs, (loss_grad, error_grad, output_grad) = _Inputs(*rest[:5]), rest[5:]
-    _check(model_output, *inputs)
-    if error_grad is not None:
-        check_shape("error_grad", error_grad, model_output.shape)
-    backends.launch(
-        "denoising_loss_grad",
-        backend,
-        model_output.device,
-        *_common(model_output, inputs),
-        address(loss_grad),
-        view_or_absent("error_grad", error_grad),
-        image_view("output_grad", output_grad),
-    )
-
-
-_INPUTS = "Tensor model_output, Tensor images, Tensor rows, int draw, Tensor? seeds, Tensor? noise"
-LIBRARY.define(f"denoising_loss_({_INPUTS}, Tensor(a!)? loss, Tensor(b!)? error) -> ()")
+LIBRARY.define(
+    "denoising_loss_(Tensor model_output, Tensor images, Tensor rows, int draw, Tensor? seeds, Tensor? noise, "
+    "Tensor(a!)? loss, Tensor(b!)? error, Tensor(c!)? slope) -> ()"
+)
 LIBRARY.impl("denoising_loss_", lambda *args: _run("cpu", *args), "CPU")
 LIBRARY.impl("denoising_loss_", lambda *args: _run("cuda", *args), "CUDA")
-LIBRARY.define(f"denoising_loss_grad_({_INPUTS}, Tensor? loss_grad, Tensor? error_grad, Tensor(a!) output_grad) -> ()")
-LIBRARY.impl("denoising_loss_grad_", lambda *args: _run_grad("cpu", *args), "CPU")
-LIBRARY.impl("denoising_loss_grad_", lambda *args: _run_grad("cuda", *args), "CUDA")
 
 
 @torch.library.register_fake("edm_fast::denoising_loss_", lib=LIBRARY)
 def _fake(model_output: torch.Tensor, *rest: Any) -> None:
-    _check(model_output, *rest[:5])
-
-
-@torch.library.register_fake("edm_fast::denoising_loss_grad_", lib=LIBRARY)
-def _fake_grad(model_output: torch.Tensor, *rest: Any) -> None:
     _check(model_output, *rest[:5])

@@ -2,7 +2,8 @@
 //
 //   e = D - y = (c_skip - 1) y + c_skip σ n + c_out F,   error = w e²,   loss = sum of error over the sample
 //
-// and its gradient with respect to F, dF = g · 2 w c_out e, with g per sample or per element. The noise is the one that
+// and with it, where a backward pass will follow, the error's derivative by F, slope = 2 w c_out e: the gradient is
+// then slope times that of the loss or of the error, and the noise is not needed again. It is the noise that
 // noise_augment added: made again from the same seed and draw, or given.
 #pragma once
 
@@ -24,22 +25,14 @@ struct DenoisingLossArgs {
     ImageView model_output;  // F
     float* loss;             // [samples], written; nullptr: not wanted
     ImageView error;         // written where present
-};
-
-struct DenoisingLossGradArgs {
-    DenoisingLossArgs forward;  // loss and error are not used
-    const float* loss_grad;     // [samples]; nullptr: 0
-    ImageView error_grad;       // read where present
-    ImageView output_grad;      // dF, written
+    ImageView slope;         // written where present
 };
 
 namespace cpu {
 void denoising_loss(const DenoisingLossArgs& args, int threads);
-void denoising_loss_grad(const DenoisingLossGradArgs& args, int threads);
 }  // namespace cpu
 namespace cuda {
 void denoising_loss(const DenoisingLossArgs& args, int device, void* stream);
-void denoising_loss_grad(const DenoisingLossGradArgs& args, int device, void* stream);
 }  // namespace cuda
 
 }  // namespace edm_fast
