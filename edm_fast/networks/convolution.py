@@ -9,19 +9,40 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from edm_fast.ops.conv2d import conv2d, fastest_winograd
+
+_OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Weights are packed at every call: layers smaller than these do not make up for it.
+_SMALLEST = 12
+_FEWEST_CHANNELS = 64
+
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int | None = None) -> Tensor:
     """weight * x + bias in x's dtype: x [N, I, H, W], weight [O, I, k, k] and bias [O] in any float dtype.
 
-    The padding is k // 2 if not given. The library behind PyTorch, oneDNN or cuDNN, computes it in the layout of x; but
-    the gradient of the bias is summed in float32 and pairwise, since oneDNN sums channels-last images one by one.
+    The padding is k // 2 if not given. On the CPU, wide 3×3 layers are ours, by Winograd's forms; the others are those
+    of the library behind PyTorch, oneDNN or cuDNN, in the layout of x. The gradient of the bias is summed in float32
+    and pairwise, since oneDNN sums channels-last images one by one.
     """
     margin = weight.shape[-1] // 2 if padding is None else padding
-    if bias is None:
-        return functional.conv2d(x, weight.to(x.dtype), padding=margin)
-    needs_grad = torch.is_grad_enabled() and bias.requires_grad
-    out = functional.conv2d(x, weight.to(x.dtype), bias.detach().to(x.dtype), padding=margin)
+    rounded = None if bias is None else bias.detach().to(x.dtype)
+    algorithm = _winograd(x, weight, margin)
+    if algorithm is None:
+        out = functional.conv2d(x, weight.to(x.dtype), rounded, padding=margin)
+    else:
+        out = conv2d(x, weight, rounded, padding=margin, algorithm=algorithm)
+    needs_grad = torch.is_grad_enabled() and bias is not None and bias.requires_grad
     return _BiasGradient.apply(out, bias) if needs_grad else out
+
+
+def _winograd(x: Tensor, weight: Tensor, margin: int) -> str | None:
+    """The form of ours that a layer takes, by its shape per sample; None where the library's is as fast."""
+    if x.device.type != "cpu" or weight.shape[-1] != 3 or x.dtype not in _OUR_DTYPES or not x.numel():
+        return None
+    smallest = min(x.shape[2:]) + 2 * margin - 2
+    if smallest < _SMALLEST or min(weight.shape[:2]) < _FEWEST_CHANNELS:
+        return None
+    return fastest_winograd(x.shape[1], smallest)
 
 
 class _BiasGradient(torch.autograd.Function):

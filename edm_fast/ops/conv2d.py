@@ -1,8 +1,9 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
-On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA,
-and for training, where packed weights do not pay, the convolution is the library's (cuDNN, oneDNN through PyTorch):
-there is no .cu file. `edm_fast.plan` calls the kernels with weights that are packed once.
+On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA
+the convolution is the library's (cuDNN): there is no .cu file. `edm_fast.plan` calls the kernels with weights that are
+packed once; in training they are packed at every call, which pays from some 64 channels and 12 pixels a side on. The
+gradient of the images is a convolution too, and takes the same kernels; that of the weights is the library's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edm_fast.ops import backends
@@ -18,6 +20,21 @@ from edm_fast.ops.tensors import DTYPE_CODES, check_device
 
 # The codes of ConvAlgorithm in csrc/include/edm_fast/conv2d.h.
 ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd2x4": 24, "winograd4": 4}
+
+# F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of eager PyTorch.
+# F(2×4) is below it with any number.
+_CHANNELS_FOR_WINOGRAD4 = 128
+_SMALLEST_FOR_WINOGRAD4 = 12
+
+
+def fastest_winograd(channels: int, smallest: int) -> str:
+    """Which of Winograd's forms is the fastest that is exact enough, for inputs of so many channels.
+
+    `smallest` is the smaller of the output's height and width. The choice does not depend on the batch.
+    """
+    if smallest >= _SMALLEST_FOR_WINOGRAD4 and channels >= _CHANNELS_FOR_WINOGRAD4:
+        return "winograd4"
+    return "winograd2x4"
 
 
 def conv2d(
@@ -98,25 +115,34 @@ def _repeated(image: torch.Tensor) -> torch.Tensor:
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> torch.Tensor:
-        x, weight, bias, x2, channel_bias, _residual, residual_up, scale, padding, _algorithm, _pairs = args
+        x, weight, bias, x2, channel_bias, _residual, residual_up, scale, padding, algorithm, _pairs = args
         ctx.save_for_backward(x, weight, x2)
-        ctx.options = residual_up, scale, padding
+        ctx.options = residual_up, scale, padding, algorithm
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (bias, channel_bias)]
         return torch.ops.edm_fast.conv2d(*args)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, x2 = ctx.saved_tensors
-        residual_up, scale, padding = ctx.options
+        residual_up, scale, padding, algorithm = ctx.options
         grad = grads[0] if scale == 1 else grads[0] * scale
         source = x if x2 is None else torch.cat([x, x2], dim=1)
-        wanted = [ctx.needs_input_grad[0] or ctx.needs_input_grad[3], ctx.needs_input_grad[1], False]
-        rounded = weight.to(x.dtype)
-        grad_source, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, source, rounded, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, wanted
-        )
-        grad_x = grad_x2 = None
-        if wanted[0]:
+        of_images = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
+        # A convolution with the weight turned round, where ours has that padding.
+        ours = of_images and algorithm != ALGORITHMS["direct"] and padding <= weight.shape[-1] - 1
+        wanted = [of_images and not ours, ctx.needs_input_grad[1], False]
+        grad_weight = grad_x = grad_x2 = None
+        if any(wanted):
+            grad_source, grad_weight, _ = torch.ops.aten.convolution_backward(
+                grad, source, weight.to(x.dtype), None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, wanted
+            )
+        if ours:
+            form = ALGORITHMS[fastest_winograd(grad.shape[1], min(x.shape[2:]))]
+            turned = weight.flip(2, 3).transpose(0, 1)
+            margin = weight.shape[-1] - 1 - padding
+            grad_x = torch.ops.edm_fast.conv2d(grad, turned, *(None,) * 4, False, 1.0, margin, form, False)
+        elif of_images:
             grad_x, grad_x2 = grad_source.split([x.shape[1], 0 if x2 is None else x2.shape[1]], dim=1)
         per_sample = grad.float().sum(dim=(2, 3)) if any(ctx.needs_input_grad[i] for i in (2, 4)) else None
         grad_bias = grad_channel = grad_residual = None

@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 
 from edm_fast.ops.backends import extension
-from edm_fast.ops.conv2d import ALGORITHMS
+from edm_fast.ops.conv2d import ALGORITHMS, fastest_winograd
 from edm_fast.plan.ir import Algorithm, Conv
 
 CODES = ALGORITHMS
@@ -15,9 +15,6 @@ CHOICES = ("auto", *get_args(Algorithm))
 
 # Below this many input channels the transforms of Winograd's forms cost more than they save.
 _FEW_CHANNELS = 16
-# F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of eager PyTorch.
-# F(2×4) is below it with any number.
-_CHANNELS_FOR_WINOGRAD4 = 128
 # Below so many pixels in a row or column tiles hang over.
 _SMALLEST_FOR_WINOGRAD = 4
 
@@ -41,6 +38,4 @@ def choose(conv: Conv, wanted: str, pairs: bool = False) -> Algorithm:
         # The wider forms round too much in what they transform: F(2×2) errs 2.6 times as much as the direct form in a
         # layer, F(2×4) 4.2 times, F(4×4) 7 times.
         return "winograd2"
-    if smallest >= 12 and conv.sources[0].channels >= _CHANNELS_FOR_WINOGRAD4:
-        return "winograd4"
-    return "winograd2x4"
+    return fastest_winograd(conv.sources[0].channels, smallest)  # type: ignore[return-value]

@@ -30,7 +30,10 @@ _MASK64 = 2**64 - 1
 
 def replace_nonfinite(gradients: list[Tensor]) -> int:
     """Put 0 for NaN and ±1e5 for ±Inf in place, and return how many values that were."""
-    if not gradients:
+    # The largest magnitudes say whether there is anything to count; NaN comes through.
+    sized = [gradient for gradient in gradients if gradient.numel()]
+    largest = torch._foreach_norm(sized, torch.inf) if sized else []
+    if not largest or bool(torch.stack(list(largest)).isfinite().all()):
         return 0
     bad = int(torch.stack([gradient.numel() - gradient.isfinite().sum() for gradient in gradients]).sum())
     if bad:

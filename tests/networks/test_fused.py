@@ -55,6 +55,9 @@ CONFIGURATIONS = {
     },
     "20x12": {**SONG, "img_resolution": 20, "channel_mult": [1, 2, 2], "attn_resolutions": [5]},
     "adm 20x12": {**ADM, "img_resolution": 20, "channel_mult": [1, 2, 2], "attn_resolutions": [10]},
+    # Wide enough for the convolutions by Winograd's forms: F(4×4) from 128 channels on, F(2×4) below.
+    "wide": {**SONG, "model_channels": 64, "channel_mult": [2]},
+    "half as wide": {**ADM, "model_channels": 64, "channel_mult": [1, 1]},
     "48": {**SONG, "img_resolution": 48, "model_channels": 8, "attn_resolutions": [12], "channel_mult": [1, 2, 2]},
     "128": {
         **SONG,

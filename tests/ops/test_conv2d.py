@@ -242,6 +242,24 @@ def test_gradients(algorithm):
         assert_as_exact_as_eager(grads["ours"][name], grads["eager"][name], exact, gradient=True, what=name)
 
 
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+def test_gradient_of_the_images_for_every_padding(padding):
+    """Up to two it is a convolution of ours."""
+    x, weight = draw(2, 24, 7, 6), draw(17, 24, 3, 3)
+    found = []
+    for function, dtype in (
+        (conv2d, torch.float32),
+        (reference_conv2d, torch.float32),
+        (reference_conv2d, torch.float64),
+    ):
+        leaf = x.to(dtype).clone().requires_grad_()
+        options = {"algorithm": "winograd2x4"} if function is conv2d else {}
+        out = function(leaf, weight.to(dtype), padding=padding, **options)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view(out.shape)).sum().backward()
+        found.append(leaf.grad)
+    assert_as_exact_as_eager(*found, gradient=True)
+
+
 def test_gradient_of_a_repeated_residual():
     half = draw(1, 4, 3, 3).requires_grad_()
     out = conv2d(draw(1, 16, 6, 6), draw(4, 16, 3, 3), residual=half, residual_up=True, algorithm="winograd2")
