@@ -26,7 +26,7 @@ _MAX_FORWARDS = 64
 _SETTLE_S = 0.02
 
 # Memory that is given back to the system costs page faults at every forward; nobody is to win by avoiding that.
-_KEEP_MEMORY = {
+KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(1 << 28),
@@ -59,7 +59,7 @@ class Worker:
         self.spec = spec
         self.cpu_s = 0.0
         self._forwards, self._warm = 1, 0
-        environment = {**os.environ, **_KEEP_MEMORY, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         if spec.isa == "avx2" and spec.kind != "ours":
             environment |= _AVX2_ONLY
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(
