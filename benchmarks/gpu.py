@@ -10,6 +10,7 @@
     sampling    the time from seeds to images [NETWORK:BATCH …]
     summary     the figures of the file
     kernels     every op at small sizes, for the sanitizers; keeps nothing
+    forward     a forward of F at full size, for the sanitizers; keeps nothing [NETWORK:BATCH …]
     all         from ceilings to summary; gpu.sh gives each stage a process of its own
 
 Run: python benchmarks/gpu.py STAGE [NAME …] [--dry-run]
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -105,9 +107,11 @@ STAGES = {
     "networks": Stage(gpu_networks.measure, gpu_networks.describe, selected_rows),
     "sampling": Stage(gpu_sampling.measure, gpu_sampling.describe_times, lambda rows: [parse_row(row) for row in rows]),
     "kernels": Stage(run_kernels, describe_kernels, no_names),
+    "forward": Stage(gpu_networks.run_forward, gpu_networks.describe_forward, selected_rows),
 }
 SUMMARY = "summary"
-ALL = (*(name for name in STAGES if name != "kernels"), SUMMARY)
+FOR_SANITIZERS = ("kernels", "forward")
+ALL = (*(name for name in STAGES if name not in FOR_SANITIZERS), SUMMARY)
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -151,7 +155,10 @@ def begin(options: argparse.Namespace) -> Run:
 
 def run_stage(name: str, run: Run, names: Sequence[str]) -> bool:
     print(f"== {name}", flush=True)
-    if name != "kernels":
+    # Processes that compile at the same time do not meet in one folder; the same stage finds its own again.
+    own = "-".join([name, *names]).replace(":", "_")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(run.scratch / f"inductor-{own}"))
+    if name not in FOR_SANITIZERS:
         run.check_output()
     return STAGES[name].run(run, names)
 

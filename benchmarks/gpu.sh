@@ -6,7 +6,8 @@
 #   benchmarks/gpu.sh bits           noise equal to the CPU's; repeats and batch splits without a different bit
 #   benchmarks/gpu.sh tests          every test that runs on CUDA, selfcheck, generate
 #   benchmarks/gpu.sh images         sampling end to end against the reference sampler
-#   benchmarks/gpu.sh sanitize       compute-sanitizer on small shapes, after a planted bug that it must report
+#   benchmarks/gpu.sh sanitize       compute-sanitizer on small shapes and, memcheck, on a network at full size, after a
+#                                    planted bug that it must report
 #   benchmarks/gpu.sh ops            single ops against a copy of as many bytes
 #   benchmarks/gpu.sh networks ddpmpp [ncsnpp, adm, adm:64]     a forward against eager PyTorch and torch.compile
 #   benchmarks/gpu.sh sampling       the time from seeds to images

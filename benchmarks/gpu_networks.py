@@ -238,6 +238,22 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def run_forward(run: Run, arguments: Sequence[str] = ()) -> bool:
+    """One forward of ours of each row, for the sanitizers."""
+    for row in selected_rows(list(arguments) or ["ddpmpp:64"]):
+        name, batch = parse_row(row)
+        net = variants.build_network(name).to(run.device)
+        x, c_noise, labels = inputs(net, batch, run.device, run.generator(run.device))
+        with torch.inference_mode():
+            output = edm_fast.prepare(net, dtype=DTYPE).network(x.to(DTYPE), c_noise, labels)
+        assert output.isfinite().all()
+    return True
+
+
+def describe_forward(arguments: Sequence[str]) -> Iterator[str]:
+    return (f"a forward of {row}" for row in selected_rows(list(arguments) or ["ddpmpp:64"]))
+
+
 def measure(run: Run, arguments: Sequence[str] = ()) -> bool:
     """The rows that are named, by NETWORK or NETWORK:BATCH, or all."""
     rates = ceilings(run)

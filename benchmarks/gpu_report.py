@@ -73,7 +73,7 @@ def check_result(entry: dict[str, Any]) -> str:
         parts.append(f"eager by {entry['eager_error']:.1e}, {entry['error_bound']:.1e} allowed")
     if "seen" in entry:
         parts.append(entry["message"].splitlines()[0])
-    parts += [f"{name}: {entry[name]}" for name in ("kernels", "tests") if isinstance(entry.get(name), str)]
+    parts += [f"{name}: {entry[name]}" for name in ("kernels", "tests", "network") if isinstance(entry.get(name), str)]
     return ", ".join(parts)
 
 

@@ -217,9 +217,9 @@ def render(folder: Path = RESULTS) -> str:
         *flat_section(
             "Training on the CPU",
             "python benchmarks/training_cpu.py",
-            "Against the same in plain PyTorch: the augmentations, all that is done around a network (noise, its input, "
-            "the loss and its gradient), and whole steps, with Adam and the average of the weights. Memory is kept in "
-            "the process for all of them.",
+            "Against the same in plain PyTorch: the augmentations, all that is done around a network (noise, its "
+            "input, the loss and its gradient), and whole steps, with Adam and the average of the weights. Memory is "
+            "kept in the process for all of them.",
             load(folder, "training_cpu"),
         ),
         *gpu_report.section(load(folder, "gpu"), load(folder, "counted_cuda")),

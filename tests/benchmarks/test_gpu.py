@@ -114,6 +114,10 @@ def test_stages_run_by_name_and_say_what_failed(load, monkeypatch, tmp_path, cap
     assert "not all was well in: bad" in capsys.readouterr().out
 
 
+def test_a_forward_runs_for_the_sanitizers(load, run):
+    assert load("gpu_networks").run_forward(run, ["digits:1"])
+
+
 def test_every_kernel_runs_for_the_sanitizers(load, run):
     assert load("gpu").run_kernels(run)
     assert not run.output.exists()

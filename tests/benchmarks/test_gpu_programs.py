@@ -112,6 +112,16 @@ def test_errors_that_a_tool_finds_are_bad(seen, run, kept):
     assert kept("sanitize")["memcheck"]["good"]
 
 
+def test_a_network_at_full_size_is_for_memcheck_and_our_kernels_alone(seen, run, kept):
+    seen.statuses["forward"] = 9
+    assert not seen.sanitize(run)
+    found = kept("sanitize")
+    assert found["memcheck"]["network"] == "errors"
+    assert [name for name in seen.SANITIZERS if "network" in found[name]] == ["memcheck"]
+    [command] = [command for command in seen.commands if "forward" in command]
+    assert command[command.index("--kernel-regex") + 1] == "kns=edm_fast"
+
+
 def test_tests_may_take_too_long_under_a_tool_but_the_kernels_must_end(seen, run, kept):
     seen.statuses["pytest"] = None
     assert seen.sanitize(run, ["memcheck"])
