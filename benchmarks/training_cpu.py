@@ -1,8 +1,8 @@
 """Training on the CPU, each part against the plain PyTorch of edm_fast.reference: augmentations, noise and loss, steps.
 
-Outputs are compared with a float64 result, of the same noise levels and noise, before anything is timed. A step is everything from images to updated averages (forward,
-loss, backward, Adam, EMA), ours by `Trainer`; the baseline runs in both memory layouts, and the faster one counts.
-Memory is kept in the process for all of them, see turns.py.
+Outputs are compared with a float64 result, of the same noise levels and noise, before anything is timed. A step is
+everything from images to updated averages (forward, loss, backward, Adam, EMA), ours by `Trainer`; the baseline runs in
+both memory layouts, and the faster one counts. Memory is kept in the process for all of them, see turns.py.
 
 Run: python benchmarks/training_cpu.py [--only augment,loss,step] [--pairs 41]
 """
