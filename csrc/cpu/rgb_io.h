@@ -1,0 +1,85 @@
+// Runs of kPlanes planes at once: the whole sample as one plane, or the three channels of RGB images, whose
+// channels-last pixels are then read and written as they lie, by vectors, and not channel by channel with a stride.
+#pragma once
+
+#include <cstdint>
+
+#include "edm_fast/image_view.h"
+#include "image_io.h"
+
+namespace edm_fast::cpu::EDM_FAST_ISA {
+
+// How many planes a sample is taken as. By shape and not by layout, so that sums have one order; noise comes four
+// elements at a time, so planes start at a multiple of four.
+static inline int64_t planes_of(int64_t channels, int64_t pixels) {
+    return channels == 3 && pixels % 4 == 0 ? 3 : 1;
+}
+
+static inline bool is_interleaved_rgb(const ImageView& view) {
+    return view.data != nullptr && view.pixel_stride == 3 && view.channel_stride == 1;
+}
+
+template <class Element, int64_t kRun>
+static void load_rgb(const ImageView& view, int64_t sample, int64_t first, int64_t count, float (&out)[3][kRun]) {
+    const Element* base = static_cast<const Element*>(view.data) + sample * view.sample_stride + 3 * first;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+        out[0][i] = float(to_float(base[3 * i]));
+        out[1][i] = float(to_float(base[3 * i + 1]));
+        out[2][i] = float(to_float(base[3 * i + 2]));
+    }
+}
+
+template <class Element, int64_t kRun>
+static void store_rgb(const ImageView& view, int64_t sample, int64_t first, int64_t count, const float (&in)[3][kRun]) {
+    Element* base = static_cast<Element*>(view.data) + sample * view.sample_stride + 3 * first;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+        base[3 * i] = Store<Element>::from(in[0][i]);
+        base[3 * i + 1] = Store<Element>::from(in[1][i]);
+        base[3 * i + 2] = Store<Element>::from(in[2][i]);
+    }
+}
+
+// out[p][i] = element first + i of plane p, which has plane_size elements.
+template <int kPlanes, int64_t kRun>
+static void load_planes(const ImageView& view, int64_t sample, int64_t pixels, int64_t plane_size, int64_t first,
+                        int64_t count, float (&out)[kPlanes][kRun]) {
+    if constexpr (kPlanes == 3) {
+        if (is_interleaved_rgb(view)) {
+            switch (view.dtype) {
+                case kFloat64:
+                    return load_rgb<double>(view, sample, first, count, out);
+                case kFloat32:
+                    return load_rgb<float>(view, sample, first, count, out);
+                case kFloat16:
+                    return load_rgb<Half>(view, sample, first, count, out);
+                case kBFloat16:
+                    return load_rgb<BFloat16>(view, sample, first, count, out);
+            }
+        }
+    }
+    for (int p = 0; p < kPlanes; ++p) load(view, sample, pixels, p * plane_size + first, count, out[p]);
+}
+
+template <int kPlanes, int64_t kRun>
+static void store_planes(const ImageView& view, int64_t sample, int64_t pixels, int64_t plane_size, int64_t first,
+                         int64_t count, const float (&in)[kPlanes][kRun]) {
+    if constexpr (kPlanes == 3) {
+        if (is_interleaved_rgb(view)) {
+            switch (view.dtype) {
+                case kFloat64:
+                    return store_rgb<double>(view, sample, first, count, in);
+                case kFloat32:
+                    return store_rgb<float>(view, sample, first, count, in);
+                case kFloat16:
+                    return store_rgb<Half>(view, sample, first, count, in);
+                case kBFloat16:
+                    return store_rgb<BFloat16>(view, sample, first, count, in);
+            }
+        }
+    }
+    for (int p = 0; p < kPlanes; ++p) store(view, sample, pixels, p * plane_size + first, count, in[p]);
+}
+
+}  // namespace edm_fast::cpu::EDM_FAST_ISA
