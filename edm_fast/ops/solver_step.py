@@ -73,7 +73,7 @@ def solver_step(
 
     Raises:
         ValueError, TypeError: tensors that differ in shape or device, or a dtype that is not covered; before any
-        launch.
+            launch.
     """
     args = StepArguments(
         state, table, row, row_offset, model_output, guide_output, seeds, noise, net_input, denoised, first_bad
