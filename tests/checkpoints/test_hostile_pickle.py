@@ -118,6 +118,7 @@ def test_names_outside_the_list_are_refused(dotted, make, tmp_path):
         (pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.TUPLE1 * 100_000 + b"Ns", "a key is a tuple"),
         (pickle.MARK * 100_000, "left over|a value that is not there"),
         (pickle.NONE * 1_000_001, "the limit on operations is passed"),
+        (pickle.EMPTY_SET * 400_000, "the limit on operations is passed"),
         (b"K\x01K\x02", "values left over"),
         (pickle.MARK + b"K\x01", "values left over"),
         (b"", "a value that is not there"),
