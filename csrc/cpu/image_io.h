@@ -46,6 +46,21 @@ static void store_as(const ImageView& view, int64_t sample, int64_t pixels, int6
                      [=](int64_t to, int64_t from) { base[to] = Store<Element>::from(in[from]); });
 }
 
+// visit(element) with a value of the dtype's C++ type, for its type alone.
+template <class Visit>
+static inline void with_element(DType dtype, const Visit& visit) {
+    switch (dtype) {
+        case kFloat64:
+            return visit(double{});
+        case kFloat32:
+            return visit(float{});
+        case kFloat16:
+            return visit(Half{});
+        case kBFloat16:
+            return visit(BFloat16{});
+    }
+}
+
 // A missing view reads as NaN: a mistake must not pass for a zero.
 template <class Compute>
 static void load(const ImageView& view, int64_t sample, int64_t pixels, int64_t first, int64_t count, Compute* out) {
@@ -53,31 +68,15 @@ static void load(const ImageView& view, int64_t sample, int64_t pixels, int64_t 
         for (int64_t i = 0; i < count; ++i) out[i] = Compute(NAN);
         return;
     }
-    switch (view.dtype) {
-        case kFloat64:
-            return load_as<double>(view, sample, pixels, first, count, out);
-        case kFloat32:
-            return load_as<float>(view, sample, pixels, first, count, out);
-        case kFloat16:
-            return load_as<Half>(view, sample, pixels, first, count, out);
-        case kBFloat16:
-            return load_as<BFloat16>(view, sample, pixels, first, count, out);
-    }
+    with_element(view.dtype,
+                 [&](auto element) { load_as<decltype(element)>(view, sample, pixels, first, count, out); });
 }
 
 template <class Compute>
 static void store(const ImageView& view, int64_t sample, int64_t pixels, int64_t first, int64_t count,
                   const Compute* in) {
-    switch (view.dtype) {
-        case kFloat64:
-            return store_as<double>(view, sample, pixels, first, count, in);
-        case kFloat32:
-            return store_as<float>(view, sample, pixels, first, count, in);
-        case kFloat16:
-            return store_as<Half>(view, sample, pixels, first, count, in);
-        case kBFloat16:
-            return store_as<BFloat16>(view, sample, pixels, first, count, in);
-    }
+    with_element(view.dtype,
+                 [&](auto element) { store_as<decltype(element)>(view, sample, pixels, first, count, in); });
 }
 
 }  // namespace edm_fast::cpu::EDM_FAST_ISA

@@ -8,7 +8,7 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 
 // A task is a run of the sample's planes. Each makes the sample's row for itself; the first one keeps it.
 template <int kPlanes>
-static void augment(const NoiseAugmentArgs& args, int threads) {
+static void noise_augment_planes(const NoiseAugmentArgs& args, int threads) {
     constexpr int64_t kRun = (kPlanes == 1 ? 32 : 8) * kNoiseRun;
     const int64_t plane_size = args.channels * args.pixels / kPlanes;
     const int64_t runs = plane_size == 0 ? 1 : (plane_size + kRun - 1) / kRun;
@@ -42,8 +42,8 @@ static void augment(const NoiseAugmentArgs& args, int threads) {
 }
 
 void noise_augment(const NoiseAugmentArgs& args, int threads) {
-    if (planes_of(args.channels, args.pixels) == 3) return augment<3>(args, threads);
-    augment<1>(args, threads);
+    if (planes_of(args.channels, args.pixels) == 3) return noise_augment_planes<3>(args, threads);
+    noise_augment_planes<1>(args, threads);
 }
 
 }  // namespace edm_fast::cpu::EDM_FAST_ISA

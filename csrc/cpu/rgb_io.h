@@ -47,16 +47,8 @@ static void load_planes(const ImageView& view, int64_t sample, int64_t pixels, i
                         int64_t count, float (&out)[kPlanes][kRun]) {
     if constexpr (kPlanes == 3) {
         if (is_interleaved_rgb(view)) {
-            switch (view.dtype) {
-                case kFloat64:
-                    return load_rgb<double>(view, sample, first, count, out);
-                case kFloat32:
-                    return load_rgb<float>(view, sample, first, count, out);
-                case kFloat16:
-                    return load_rgb<Half>(view, sample, first, count, out);
-                case kBFloat16:
-                    return load_rgb<BFloat16>(view, sample, first, count, out);
-            }
+            return with_element(view.dtype,
+                                [&](auto element) { load_rgb<decltype(element)>(view, sample, first, count, out); });
         }
     }
     for (int p = 0; p < kPlanes; ++p) load(view, sample, pixels, p * plane_size + first, count, out[p]);
@@ -67,16 +59,8 @@ static void store_planes(const ImageView& view, int64_t sample, int64_t pixels, 
                          int64_t count, const float (&in)[kPlanes][kRun]) {
     if constexpr (kPlanes == 3) {
         if (is_interleaved_rgb(view)) {
-            switch (view.dtype) {
-                case kFloat64:
-                    return store_rgb<double>(view, sample, first, count, in);
-                case kFloat32:
-                    return store_rgb<float>(view, sample, first, count, in);
-                case kFloat16:
-                    return store_rgb<Half>(view, sample, first, count, in);
-                case kBFloat16:
-                    return store_rgb<BFloat16>(view, sample, first, count, in);
-            }
+            return with_element(view.dtype,
+                                [&](auto element) { store_rgb<decltype(element)>(view, sample, first, count, in); });
         }
     }
     for (int p = 0; p < kPlanes; ++p) store(view, sample, pixels, p * plane_size + first, count, in[p]);
