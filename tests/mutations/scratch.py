@@ -57,9 +57,10 @@ class Scratch:
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder = folder
         self.jobs = jobs
-        # Compiled Python files would be taken for sources of the same size and second.
+        # Compiled Python files would be taken for sources of the same size and second; options of the caller's own
+        # tests, such as workers, would change what is read of the output.
         self._environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"},
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(folder),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
