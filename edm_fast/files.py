@@ -15,24 +15,39 @@ GRID = "grid.png"
 
 
 @contextmanager
+def naming(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of the system in the block that name no file, or the temporary one, name `target`.
+
+    A failed write, unlike a failed open, does not know its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and str(error.filename) != str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+@contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for binary writing; on success it is synced and takes the name `path`.
 
-    On an exception the temporary file is removed and whatever stood at `path` stays as it was.
+    On an exception the temporary file is removed and whatever stood at `path` stays as it was. OSError names `path`.
     """
     target = Path(path)
     # The process id in the name tells a leftover of a killed run from a file that is being written.
     name = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        name.unlink(missing_ok=True)
-        raise
+    with naming(target, name):
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, target)
+        except BaseException:
+            name.unlink(missing_ok=True)
+            raise
 
 
 def remove_leftovers(paths: Iterable[Path], writing: bool = True) -> None:

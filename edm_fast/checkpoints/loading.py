@@ -17,6 +17,7 @@ from edm_fast.checkpoints.safetensors_reader import is_safetensors, read_safeten
 from edm_fast.checkpoints.source import PathOrFile, Source
 from edm_fast.errors import CheckpointError
 from edm_fast.networks import Precond
+from edm_fast.ops.backends import usable_device
 
 _COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -58,10 +59,12 @@ def load(
             recorded; the message says what and where.
         ValueError, TypeError: an argument is not one of those above; an entry that the file does not have; class_name
             and init_kwargs missing, given in vain, or building no network.
+        RuntimeError: a CUDA device that cannot be used; says why.
         OSError: the file cannot be read.
     """
     if dtype is not None and dtype not in _COMPUTE_DTYPES:
         raise TypeError(f"dtype must be float32, float16, bfloat16 or None, but it is {dtype!r}")
+    device = usable_device("device", device)
     if path is None:
         with shipped_model() as shipped:
             return load(shipped, device, dtype, entry=entry, class_name=class_name, init_kwargs=init_kwargs)

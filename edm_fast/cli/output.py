@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edm_fast.files import GRID, MANIFEST, atomic_write, remove_leftovers
+from edm_fast.files import GRID, MANIFEST, atomic_write, naming, remove_leftovers
 
 
 class OtherSettingsError(ValueError):
@@ -77,10 +77,11 @@ class ImageFolder:
         text = "\n" + "\n".join(lines) + "\n"
         descriptor = os.open(manifest, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            left = memoryview(text.encode())
-            while left:  # a disk that is nearly full takes a part
-                left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
+            with naming(manifest):
+                left = memoryview(text.encode())
+                while left:  # a disk that is nearly full takes a part
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

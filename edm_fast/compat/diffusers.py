@@ -249,7 +249,7 @@ class EDMScheduler(SchedulerMixin, ConfigMixin):
         return int(self.config.num_train_timesteps)
 
     def _levels(self, name: str, count: Any) -> np.ndarray:
-        count = arguments.check_count(name, count)
+        count = arguments.check_count(name, count, arguments.MOST_STEPS)
         low, high = self.config.sigma_min, self.config.sigma_max
         if self.config.sigma_schedule == "exponential":
             return schedules.exponential_sigmas(count, low, high)
@@ -323,7 +323,12 @@ class EDMEulerScheduler(EDMScheduler):
 
 
 def _given_levels(sigmas: Any, num_inference_steps: int | None) -> np.ndarray:
-    levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu().numpy()
+    if isinstance(sigmas, torch.Tensor) and (sigmas.is_complex() or sigmas.dtype == torch.bool):
+        raise TypeError(f"sigmas: dtype is {sigmas.dtype}; noise levels are real numbers")
+    try:
+        levels = torch.as_tensor(sigmas, dtype=torch.float64).detach().cpu().numpy()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"sigmas: got {sigmas!r}; a sequence of noise levels is needed ({error})") from None
     if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
         levels = levels[:-1]
     falling = levels.ndim == 1 and len(levels) > 0 and np.isfinite(levels).all() and (np.diff(levels) <= 0).all()

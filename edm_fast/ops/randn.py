@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -50,10 +51,15 @@ def randn(
         backend: None (by device), "cpu", "cuda" or "reference".
 
     Raises:
-        TypeError: seeds that are not integers, or a dtype that is not one of the four.
-        ValueError: a seed beyond 64 bits, a draw or domain outside 32 bits, a negative extent.
+        TypeError: seeds or extents that are not integers, or a dtype that is not one of the four.
+        ValueError: a seed beyond 64 bits, a draw or domain outside 32 bits, a negative extent, a device or
+            backend that does not exist.
+        RuntimeError: a CUDA device that cannot be used; says why.
     """
-    shape = [int(extent) for extent in shape_per_sample]
+    try:
+        shape = [operator.index(extent) for extent in shape_per_sample]
+    except TypeError:
+        raise TypeError(f"shape_per_sample: got {shape_per_sample!r}; extents are integers") from None
     if any(extent < 0 for extent in shape):
         raise ValueError(f"shape_per_sample: got {tuple(shape)}; extents are not negative")
     draw, domain = as_word("draw", draw), as_word("domain", domain)
@@ -62,9 +68,10 @@ def randn(
         raise ValueError(f"memory_format: got {memory_format}; it is contiguous_format or channels_last")
     if memory_format == torch.channels_last and len(shape) != 3:
         raise ValueError(f"memory_format: channels_last needs samples of shape (C, H, W), and theirs is {tuple(shape)}")
-    keys = seed_tensor(seeds, backends.usable_device("device", device))
+    where = backends.usable_device("device", device)
+    chosen = backends.choose(backend, where)
+    keys = seed_tensor(seeds, where)
     out = torch.empty([keys.shape[0], *shape], dtype=dtype, device=keys.device, memory_format=memory_format)
-    chosen = backends.choose(backend, keys.device)
     if chosen == "reference":
         from edm_fast.reference.randn import randn as reference_randn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
 
@@ -66,9 +67,15 @@ def seed_tensor(seeds: int | Iterable[int] | torch.Tensor, device: torch.device 
             raise TypeError(f"seeds: dtype is {seeds.dtype}; seeds are integers")
         if seeds.dim() != 1:
             raise ValueError(f"seeds: shape is {tuple(seeds.shape)}; a 1-D tensor is needed, one seed per sample")
+        if seeds.is_meta:
+            raise ValueError("seeds: on meta, where tensors have no values")
+        if seeds.layout != torch.strided:
+            raise TypeError(f"seeds: layout is {seeds.layout}; it must be torch.strided")
         return seeds.to(device=device, dtype=torch.int64)
+    if isinstance(seeds, (str, bytes, bytearray, dict, set, frozenset)):
+        raise TypeError(f"seeds: got a {type(seeds).__name__}; seeds are integers in order, one per sample")
     try:
-        listed = [seeds] if isinstance(seeds, int) else list(seeds)
+        listed = [seeds] if isinstance(seeds, numbers.Integral) else list(seeds)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"seeds: got {seeds!r}; seeds are integers") from None
     words = []

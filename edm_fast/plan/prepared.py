@@ -177,6 +177,10 @@ class Prepared:
         """
         if force_fp32 and self.dtype != torch.float32:
             raise ValueError(f"force_fp32: this plan stores {self.dtype}; prepare the net with float32")
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x: got {type(x).__name__}; it is a tensor [N, {self.img_channels}, H, W]")
+        if x.device != self.device:
+            raise ValueError(f"x: is on {x.device}; the network is on {self.device}")
         self._refresh(contents=False)
         with torch.no_grad():
             x = x.to(torch.float32)

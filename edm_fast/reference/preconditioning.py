@@ -132,6 +132,8 @@ class Precond(nn.Module):
             raise ValueError(f"sigma must hold 1 or {x.shape[0]} values, but it holds {sigma.numel()}")
 
     def _label_rows(self, class_labels: Tensor | None, x: Tensor) -> Tensor | None:
+        if class_labels is not None and not isinstance(class_labels, Tensor):
+            raise TypeError(f"class_labels must be a tensor of rows, but it is a {type(class_labels).__name__}")
         if class_labels is not None and (
             class_labels.ndim != 2
             or class_labels.shape[1] != self.label_dim

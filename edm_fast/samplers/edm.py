@@ -52,7 +52,7 @@ def edm_table(
 
     Raises ValueError or TypeError for arguments out of range, naming them.
     """
-    num_steps = arguments.check_count("num_steps", num_steps)
+    num_steps = arguments.check_count("num_steps", num_steps, arguments.MOST_STEPS)
     arguments.check_choice("solver", solver, SOLVERS)
     choices = (*DISCRETIZATIONS, "exponential", "polyexponential")
     arguments.check_choice("discretization", discretization, choices)
@@ -74,7 +74,7 @@ def edm_table(
     C_1, C_2 = arguments.check_positive("C_1", C_1), arguments.check_positive("C_2", C_2)
     if C_1 > 1:
         raise ValueError(f"C_1: got {C_1}; it must be in (0, 1]")
-    M = arguments.check_count("M", M)
+    M = arguments.check_count("M", M, arguments.MOST_STEPS)
 
     sigmas = {
         "edm": lambda: schedules.edm_sigmas(num_steps, low, high, rho),
@@ -155,7 +155,7 @@ def edm_sampler(
         class_labels: rows [N, label_dim] (or one row for all), or integer ids [N] if the network has `label_dim`.
         randn_like: called at the start of every step, also where churn is off, with a float64 tensor of the state's
             shape on its device; the values in it mean nothing.
-        num_steps: 1 gives a single Euler step.
+        num_steps: 1 gives a single Euler step; at most 100,000.
         sigma_min, sigma_max: clamped to the network's.
         rho: exponent of the time steps.
         S_churn: amount of churn over all steps; S_churn/num_steps is cut at √2-1.
@@ -253,6 +253,7 @@ def _sample_table(
     gnet: Any = None,
     guidance_interval: Sequence[float] = (0, math.inf),
 ) -> torch.Tensor:
+    arguments.check_network("net", net)
     latents = arguments.check_latents(latents, net)
     if not callable(randn_like):
         raise TypeError(f"randn_like: got {randn_like!r}; it is a function of a tensor")

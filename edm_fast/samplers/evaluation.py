@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from edm_fast.networks import Precond
+from edm_fast.ops.tensors import DTYPE_CODES
 from edm_fast.plan import Prepared
 from edm_fast.plan.cache import prepared_for
 from edm_fast.plan.graphs import CapturedPlan
@@ -187,11 +188,15 @@ def in_float32(net: Any) -> Any:
     return functools.partial(net, force_fp32=True) if isinstance(net, reference.Precond) else net
 
 
-def checked_output(output: Any, net_input: torch.Tensor) -> torch.Tensor:
+def checked_output(output: Any, net_input: torch.Tensor, name: str = "net") -> torch.Tensor:
+    """What a function of the caller's gave for `net_input`, if `solver_step` can take it; errors begin with `name`."""
     if not isinstance(output, torch.Tensor):
-        raise TypeError(f"net: returned {type(output).__name__}; a tensor like its input is needed")
+        raise TypeError(f"{name}: returned {type(output).__name__}; a tensor like its input is needed")
     if output.shape != net_input.shape:
-        raise ValueError(f"net: returned shape {tuple(output.shape)} for an input of {tuple(net_input.shape)}")
+        raise ValueError(f"{name}: returned shape {tuple(output.shape)} for an input of {tuple(net_input.shape)}")
     if output.device != net_input.device:
-        raise ValueError(f"net: returned a tensor on {output.device}; its input is on {net_input.device}")
+        raise ValueError(f"{name}: returned a tensor on {output.device}; its input is on {net_input.device}")
+    if output.dtype not in DTYPE_CODES or output.layout != torch.strided:
+        got = f"{output.dtype} of layout {output.layout}"
+        raise TypeError(f"{name}: returned {got}; strided float64, float32, float16 or bfloat16 is needed")
     return output

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from edm_fast.ops.solver_step import solver_step
-from edm_fast.samplers.evaluation import Evaluation
+from edm_fast.samplers.evaluation import Evaluation, checked_output
 from edm_fast.samplers.guidance import Guide
 from edm_fast.samplers.replay import Run, is_captured, replay_steps
 from edm_fast.samplers.table import SolverTable
@@ -93,7 +93,7 @@ def execute(
             next_input = torch.empty_like(net_input)
         noise = None
         if randn_like is not None and table.entered[row] >= 0:
-            noise = _checked_noise(randn_like(state[0]))
+            noise = checked_output(randn_like(state[0]), state[0], "randn_like")
         solver_step(
             state,
             rows,
@@ -127,9 +127,3 @@ def execute(
             guide_output = guide_output.clone() if foreign else guide_output
         model_output = evaluation(net_input, row)
         row += 1
-
-
-def _checked_noise(noise: object) -> torch.Tensor:
-    if not isinstance(noise, torch.Tensor):
-        raise TypeError(f"randn_like: returned {type(noise).__name__}; a tensor like its argument is needed")
-    return noise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,8 +70,8 @@ def guidance_of(
     if math.isinf(weight):
         raise ValueError(f"guidance: got {guidance}; it must be finite")
     interval = _interval(guidance_interval)
-    if gnet is not None and not callable(gnet):
-        raise TypeError(f"gnet: got {type(gnet).__name__}; a network is needed")
+    if gnet is not None:
+        arguments.check_network("gnet", gnet)
     if weight == 1:
         return None
     ours, theirs = arguments.net_device(net), arguments.net_device(gnet)
@@ -99,9 +98,10 @@ def _interval(given: Sequence[float]) -> tuple[float, float]:
         low, high = given
     except (TypeError, ValueError):
         raise TypeError(f"guidance_interval: got {given!r}; two numbers (low, high) are needed") from None
-    if not isinstance(low, numbers.Real) or not isinstance(high, numbers.Real) or not 0 <= low < high:
-        raise ValueError(f"guidance_interval: got ({low}, {high}); 0 ≤ low < high is needed")
-    return float(low), float(high)
+    low, high = (arguments.check_number("guidance_interval", bound) for bound in (low, high))
+    if not 0 <= low < high:
+        raise ValueError(f"guidance_interval: got ({low:g}, {high:g}); 0 ≤ low < high is needed")
+    return low, high
 
 
 def guided(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edm_fast.ops.backends import usable_device
+from edm_fast.ops.backends import choose, usable_device
 from edm_fast.ops.tensors import seed_tensor
 from edm_fast.plan import Prepared
 from edm_fast.reference.preconditioning import Precond
@@ -55,7 +55,7 @@ def sample(
         net: a network of this library, or any callable net(x, sigma, class_labels) → D(x; σ).
         seeds: N integers of 64 bits.
         class_labels: N integer ids, or rows [N, label_dim]; None leaves a conditional network unconditioned.
-        num_steps, solver: number of steps; "heun" or "euler".
+        num_steps, solver: number of steps, at most 100,000; "heun" or "euler".
         batch: how many images the network sees at a time. If memory does not suffice it is halved. None: all of them,
             or torch.OutOfMemoryError and its like.
         rng: "philox" for our noise; "torch" for that of NVlabs/edm's tool, a torch.Generator for each seed modulo 2³²
@@ -82,6 +82,10 @@ def sample(
             layer.
         MemoryError: a single image does not fit; says how many bytes were wanted.
     """
+    arguments.check_network("net", net)
+    for name, function in (("progress", progress), ("callback", callback)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}: got {type(function).__name__}; it is a function")
     if batch is not None:
         batch = arguments.check_count("batch", batch)
     arguments.check_choice("rng", rng, RNGS)
@@ -91,6 +95,7 @@ def sample(
     where = usable_device("device", device) if device is not None else net_device or torch.device("cpu")
     if net_device is not None and net_device != where:
         raise ValueError(f"device: got {where}; the network is on {net_device}")
+    choose(None, where)
     image_shape = _image_shape(net, shape)
     keys = seed_tensor(seeds, where)
     rows = arguments.label_rows(class_labels, keys.shape[0], getattr(net, "label_dim", None), where)
@@ -165,4 +170,11 @@ def _image_shape(net: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
         raise ValueError(f"shape: got {extents}; three positive integers (C, H, W) are needed")
     if channels is not None and extents[0] != channels:
         raise ValueError(f"shape: {extents[0]} channels; the network has {channels}")
+    ours = net.net if isinstance(net, Prepared) else net
+    if isinstance(ours, Precond):
+        divisor = 1 << int(getattr(ours.model, "num_levels", 1)) - 1
+        if extents[1] % divisor or extents[2] % divisor:
+            raise ValueError(
+                f"shape: got {extents}; the network takes heights and widths that are multiples of {divisor}"
+            )
     return extents

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm_fast.files import atomic_write
+from edm_fast.files import atomic_write, naming
 
 # Bins of ln σ; what lies beyond is counted in the first and the last.
 _LOW, _HIGH, _BINS = math.log(1e-3), math.log(1e3), 48
@@ -78,7 +78,7 @@ class RunLog:
                 file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def append(self, record: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from edm_fast.ops.tensors import check_float
-from edm_fast.samplers.arguments import check_number, check_positive
+from edm_fast.samplers.arguments import check_number, check_positive, check_strided
 from edm_fast.samplers.solvers import Churn
 
 Levels = torch.Tensor | Sequence[float]
@@ -20,6 +20,7 @@ def check_x(x: Any) -> torch.Tensor:
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"x: got {type(x).__name__}; it is a tensor [N, …]")
     check_float("x", x.dtype)
+    check_strided("x", x)
     if x.dim() < 1:
         raise ValueError("x: got a scalar; it is a tensor [N, …]")
     return x
@@ -29,8 +30,13 @@ def sigma_tensor(sigmas: Levels) -> torch.Tensor:
     """The noise levels as a 1-D floating-point tensor: the caller's own, if it is one."""
     try:
         tensor = torch.as_tensor(sigmas)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"sigmas: got {sigmas!r}; a 1-D tensor of noise levels is needed ({error})") from None
+    if tensor.is_meta:
+        raise ValueError("sigmas: on meta, where tensors have no values")
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"sigmas: dtype is {tensor.dtype}; noise levels are real numbers")
+    check_strided("sigmas", tensor)
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.get_default_dtype())
     if tensor.dim() != 1:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from edm_fast.ops.tensors import seed_tensor
+from edm_fast.samplers.evaluation import checked_output
 
 # noise_sampler(sigma, sigma_next) → standard normal noise like x.
 NoiseSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -50,9 +51,9 @@ def noise_of(
         noise_sampler = default()
     if noise_sampler is not None:
         sampler = _callable("noise_sampler", noise_sampler)
-        return Noise(lambda k: _checked("noise_sampler", x, sampler(*levels(k))))
+        return Noise(lambda k: checked_output(sampler(*levels(k)), x, "noise_sampler"))
     like = _callable("randn_like", torch.randn_like if randn_like is None else randn_like)
-    return Noise(lambda k: _checked("randn_like", x, like(x)))
+    return Noise(lambda k: checked_output(like(x), x, "randn_like"))
 
 
 def _callable(name: str, function: Any) -> Callable[..., Any]:
@@ -60,14 +61,6 @@ def _callable(name: str, function: Any) -> Callable[..., Any]:
         raise TypeError(f"{name}: got {function!r}; it is a function")
     checked: Callable[..., Any] = function
     return checked
-
-
-def _checked(name: str, x: torch.Tensor, noise: Any) -> torch.Tensor:
-    if not isinstance(noise, torch.Tensor):
-        raise TypeError(f"{name}: returned {type(noise).__name__}; a tensor like x is needed")
-    if noise.shape != x.shape:
-        raise ValueError(f"{name}: returned shape {tuple(noise.shape)}; x has {tuple(x.shape)}")
-    return noise
 
 
 class BrownianTreeNoiseSampler:

@@ -19,7 +19,7 @@ from edm_fast.compat.k_diffusion.noise import Noise
 from edm_fast.ops.solver_step import solver_step
 from edm_fast.plan import Prepared
 from edm_fast.samplers.arguments import check_latents, label_rows
-from edm_fast.samplers.evaluation import evaluation_of, is_plain_precond
+from edm_fast.samplers.evaluation import checked_output, evaluation_of, is_plain_precond
 from edm_fast.samplers.execution import Progress, execute
 from edm_fast.samplers.table import SolverTable
 
@@ -57,12 +57,7 @@ class Request:
         return state + [torch.empty_like(state[0]) for _ in range(registers - 1)]
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        denoised = self.model(x, sigma, **self.extra_args)
-        if not isinstance(denoised, torch.Tensor):
-            raise TypeError(f"model: returned {type(denoised).__name__}; a tensor like x is needed")
-        if denoised.shape != x.shape:
-            raise ValueError(f"model: returned shape {tuple(denoised.shape)} for x of {tuple(x.shape)}")
-        return denoised
+        return checked_output(self.model(x, sigma, **self.extra_args), x, "model")
 
     def sigma_rows(self, table: SolverTable) -> torch.Tensor:
         """[E, N]: σ of each evaluation in x's dtype, once per sample."""
@@ -82,6 +77,8 @@ def request_of(
         raise TypeError(f"model: got {type(model).__name__}; it is a function of x and sigma")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {callback!r}; it is a function of a dict")
+    if extra_args is not None and not isinstance(extra_args, Mapping):
+        raise TypeError(f"extra_args: got {extra_args!r}; it is a dict of arguments for the model")
     return Request(model, check_x(x), dict(extra_args or {}), callback, disable)
 
 
