@@ -45,4 +45,11 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", build, "--target", "_C"], check=True)
 
 
-setup(ext_modules=[Extension("edm_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+# A wheel with CUDA kernels names their toolkit behind its version (0.1.0+cu130), for both kinds have the same tags.
+LOCAL_VERSION = os.environ.get("EDM_FAST_LOCAL_VERSION", "")
+
+setup(
+    ext_modules=[Extension("edm_fast._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"egg_info": {"tag_build": f"+{LOCAL_VERSION}"}} if LOCAL_VERSION else {},
+)
