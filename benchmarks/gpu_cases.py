@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 from gpu_rows import OP_TARGETS
-from ops_cpu import heun_rows, named
 from torch import Tensor
 
 import edm_fast
+from edm_fast.bench.names import named
+from edm_fast.bench.noise import heun_rows, step_bytes
 from edm_fast.ops.denoising_loss import denoising_loss
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.noise_augment import LevelRule, noise_augment
 from edm_fast.ops.resample import resample
 from edm_fast.ops.residual import residual
-from edm_fast.ops.solver_step import DENOISED_FROM_MODEL, NET_INPUT_SCALE, REGISTERS, UPDATE, UPDATE_TERMS, solver_step
+from edm_fast.ops.solver_step import solver_step
 
 TWO_TAPS, FOUR_TAPS = (1, 1), (1, 3, 3, 1)
 
@@ -188,19 +189,10 @@ def step_case(what: str, samples: int, extent: int, S_churn: float) -> Case:
             solver_step(registers, row=row, **images, **inputs.shared, backend=backend)
         return (*registers, images["net_input"])
 
-    moved = sum(_step_bytes(row, elements * state.itemsize, elements * image.itemsize) for row in rows)
+    moved = sum(step_bytes(row, elements * state.itemsize, elements * image.itemsize) for row in rows)
     name = f"solver_step ×2 {named((samples, 3, extent, extent), state)}, {what}"
     target = OP_TARGETS["solver_step"]
     return Case("solver_step", name, samples, state, moved, make, call, exact=True, target=target)
-
-
-def _step_bytes(row: Tensor, register_bytes: int, image_bytes: int) -> int:
-    """What a row reads and writes of registers, F and the network's input; its own noise is made, not read."""
-    update = row[UPDATE:NET_INPUT_SCALE].reshape(REGISTERS, UPDATE_TERMS) != 0
-    used, written = update.any(dim=0), update.any(dim=1)
-    registers = int(used[:REGISTERS].sum()) + int(written.sum())
-    reads_output = bool(used[REGISTERS]) and bool(row[DENOISED_FROM_MODEL] != 0)
-    return registers * register_bytes + (1 + reads_output) * image_bytes
 
 
 def noise_case(samples: int, extent: int, dtype: torch.dtype) -> Case:

@@ -25,8 +25,7 @@ from gpu_ceilings import Ceilings, ceilings
 from gpu_floor import device_graph, floor_seconds, totals
 from gpu_rows import BASELINES, TARGETS, selected_rows
 from gpu_run import Run, cudnn, self_timing
-from harness import paired
-from networks import Match, MismatchError, relative_error
+from harness import Match, MismatchError, paired, relative_error
 from rows import ERROR_BOUNDS, parse_row
 from torch import Tensor, nn
 

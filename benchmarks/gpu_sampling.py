@@ -14,8 +14,7 @@ from gpu_cases import Source
 from gpu_networks import DTYPE, Attempt, Forward, baseline, eager, release
 from gpu_rows import BASELINES, PRECISIONS, SAMPLING_ROWS, SAMPLING_STEPS, SAMPLING_TARGETS_S
 from gpu_run import Run, cudnn, self_timing
-from harness import paired
-from networks import MismatchError, relative_error
+from harness import MismatchError, paired, relative_error
 from rows import parse_row
 from torch import Tensor, nn
 

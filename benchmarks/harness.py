@@ -7,21 +7,44 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
+import re
 import statistics
 import subprocess
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from edm_fast.bench.turns import MismatchError, machine, relative_error, seconds
 
-import edm_fast
-from edm_fast.ops.backends import extension
+__all__ = [
+    "RESULTS",
+    "Match",
+    "MismatchError",
+    "Result",
+    "machine",
+    "merge",
+    "paired",
+    "relative_error",
+    "revision",
+    "seconds",
+    "slug",
+    "write",
+]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Match:
+    """How far an output is from the float64 result, and how far it may be."""
+
+    error: float
+    bound: float
+
+    @property
+    def good(self) -> bool:
+        return self.error <= self.bound
 
 
 @dataclass(frozen=True)
@@ -37,16 +60,11 @@ class Result:
     pairs: int
 
 
-def compare(name: str, baseline: Callable[[], object], ours: Callable[[], object], pairs: int = 41) -> Result:
-    """Run both in turn `pairs` times after a warm-up; the order within a pair alternates."""
-    for _ in range(3):
-        baseline()
-        ours()
-    return paired(name, lambda: seconds(baseline), lambda: seconds(ours), pairs)
-
-
 def paired(name: str, baseline: Callable[[], float], ours: Callable[[], float], pairs: int) -> Result:
-    """The same for functions that measure themselves: each call does its work once and returns the seconds."""
+    """Run both in turn `pairs` times; each call does its work once and returns the seconds it took.
+
+    The order within a pair alternates.
+    """
     times: list[tuple[float, float]] = []
     for index in range(pairs):
         if index % 2:
@@ -64,29 +82,6 @@ def paired(name: str, baseline: Callable[[], float], ours: Callable[[], float], 
         ratios[3 * len(ratios) // 4],
         pairs,
     )
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {
-        "processor": model,
-        "threads": torch.get_num_threads(),
-        "instruction_set": extension().cpu.isa(),
-        "torch": torch.__version__,
-        "edm_fast": edm_fast.__version__,
-    }
 
 
 def revision() -> dict[str, str]:
@@ -119,13 +114,7 @@ def write(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def report(title: str, results: list[Result], file: str, extra: dict[str, dict[str, Any]] | None = None) -> None:
-    """Print a table and write benchmarks/results/FILE.json; `extra` adds fields to the results of some names."""
-    print(f"{title}\n{machine()}\n")
-    print(f"{'case':44} {'baseline':>12} {'ours':>12} {'ratio':>7}  quartiles")
-    for result in results:
-        low, high = result.ratio_low, result.ratio_high
-        times = f"{result.baseline_s * 1e6:9.1f} µs {result.ours_s * 1e6:9.1f} µs"
-        print(f"{result.name:44} {times} {result.ratio:6.1f}x  {low:.1f}-{high:.1f}")
-    rows = [{**asdict(result), **(extra or {}).get(result.name, {})} for result in results]
-    write(RESULTS / f"{file}.json", {"title": title, "machine": machine(), "results": rows})
+def slug(where: dict[str, str | int]) -> str:
+    """A folder's name for a machine: 'AMD EPYC', 2 threads, avx512 → 'amd-epyc-avx512-2-threads'."""
+    words = f"{where['processor']} {where['instruction_set']} {where['threads']} threads"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(r\)|\(tm\)", "", words.lower())).strip("-")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 
 import torch
-from ops_cpu import Case
 from torch import Tensor, nn
 
+from edm_fast.bench import Case, Peer
+from edm_fast.bench.layers import LAYOUTS
 from edm_fast.ops.randn import DOMAIN_TRAINING
 from edm_fast.reference.losses import EDMLoss
 from edm_fast.reference.noise_augment import drawn_sigma
@@ -26,7 +26,8 @@ STEP_TARGET = 1.3
 # Of gradients, each over its norm; bfloat16 rounds every activation.
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.1}
 IMAGES = 256
-_PAIRS = {8: 15, 16: 9}
+ROUNDS = {8: 9, 16: 7}
+STEPS = ((8, "float32"), (16, "float32"), (16, "bfloat16"))
 
 
 def data() -> ArrayData:
@@ -101,13 +102,11 @@ def flat(gradients: list[Tensor]) -> Tensor:
     return torch.cat([(gradient / gradient.norm()).contiguous().flatten() for gradient in gradients])
 
 
-def step_case(batch: int, dtype: str) -> Case:
+def step_case(batch: int, dtype: str, most_rounds: int | None = None) -> Case:
+    """Ours by `Trainer`, over the reference in both memory layouts; all gradients of a step are compared."""
     images = data()
     config = settings(batch, dtype, 0.13)
-    layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    baselines: dict[str, Callable[[], object]] = {}
-    for name, layout in layouts.items():
-        baselines[f"reference, {name}"] = PlainTrainer(config, images, layout).step
+    peers = {f"reference {name}": Peer(PlainTrainer(config, images, layout).step) for name, layout in LAYOUTS.items()}
     trainer = Trainer(config, images)
 
     def result() -> Tensor:
@@ -119,18 +118,9 @@ def step_case(batch: int, dtype: str) -> Case:
     def expected() -> Tensor:
         return flat(exact_gradients(settings(batch, "float32", 0.0), images))
 
-    name = f"training step, DDPM++ of 64 channels, {batch} × 3×32×32 {dtype}"
-    return Case(
-        name,
-        baselines,
-        trainer.train_step,
-        result,
-        expected,
-        getattr(torch, dtype),
-        STEP_TARGET if dtype == "float32" else None,
-        most_pairs=_PAIRS[batch],
-        bound=BOUNDS[dtype],
-    )
+    targets = {"reference": STEP_TARGET} if dtype == "float32" else {}
+    rounds = ROUNDS[batch] if most_rounds is None else most_rounds
+    return Case(trainer.train_step, result, expected, BOUNDS[dtype], peers, targets=targets, most_rounds=rounds)
 
 
 def fill(net: nn.Module) -> None:
@@ -143,9 +133,3 @@ def fill(net: nn.Module) -> None:
 
 def as_signed(key: int) -> int:
     return key - 2**64 if key >= 2**63 else key
-
-
-def step_cases() -> Iterator[Case]:
-    for batch in (8, 16):
-        yield step_case(batch, "float32")
-    yield step_case(16, "bfloat16")

@@ -35,7 +35,7 @@ _AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
 class Others:
-    """What share of the machine's cores everything but the given workers has used since this was made."""
+    """What share of the machine's cores everything but the workers, or this process, has used since this was made."""
 
     def __init__(self, *workers: Worker) -> None:
         self._workers = workers
@@ -45,7 +45,8 @@ class Others:
         """CPU seconds of the whole system but the workers, from /proc/stat; idle time and waiting for disks apart."""
         fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         idle, waiting = fields[3:5]
-        return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK") - sum(worker.cpu_s for worker in self._workers)
+        used = sum(worker.cpu_s for worker in self._workers) if self._workers else time.process_time()
+        return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK") - used
 
     def share(self) -> float:
         elapsed = (time.perf_counter() - self._start_s) * (os.cpu_count() or 1)
@@ -53,9 +54,12 @@ class Others:
 
 
 class Worker:
-    """A variant in its own process. Used as a context manager; NotAvailableError if the variant does not exist."""
+    """A variant in its own process. Used as a context manager; NotAvailableError if the variant does not exist.
 
-    def __init__(self, spec: Spec) -> None:
+    `single`: a turn is one forward, without one to warm up, for those that take seconds.
+    """
+
+    def __init__(self, spec: Spec, single: bool = False) -> None:
         self.spec = spec
         self.cpu_s = 0.0
         self._forwards, self._warm = 1, 0
@@ -80,7 +84,8 @@ class Worker:
             self.close()
             raise
         self.start_s: float = started["ready"]
-        self._calibrate()
+        if not single:
+            self._calibrate()
 
     def _calibrate(self) -> None:
         """Choose the forwards of a turn from the duration of one, the second of those that nothing disturbs."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import edm_fast
+from edm_fast.bench.plain import plain_digits
 from edm_fast.ops.backends import extension
 from edm_fast.reference.layers import Conv2d, GroupNorm
 from edm_fast.reference.preconditioning import EDMPrecond, Precond
@@ -57,7 +58,10 @@ class NotAvailableError(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """One variant of one network. kind: reference, eager, compiled, cpp_wrapper or ours; isa: native or avx2."""
+    """One variant of one network. kind: reference, eager, compiled, frozen or ours; isa: native or avx2.
+
+    "compiled" is torch.compile as it comes; "frozen" is with freezing and inductor's C++ wrapper.
+    """
 
     network: str
     batch: int
@@ -80,7 +84,7 @@ class Variant:
 def build_network(name: str) -> Precond:
     """The reference network with the weights that all variants share."""
     if name == "digits":
-        return edm_fast.load().eval()
+        return plain_digits()
     torch.manual_seed(_SEED)
     net = EDMPrecond(**PRESETS[name]).eval().requires_grad_(False)
     fill_vanishing_weights(net)
@@ -148,8 +152,7 @@ def _baseline(spec: Spec, net: Precond, x: Tensor, c_noise: Tensor, labels: Tens
         return _reference(spec, net, x, c_noise, labels)
     import torch._inductor.config as inductor
 
-    inductor.freezing = True
-    inductor.cpp_wrapper = spec.kind == "cpp_wrapper"
+    inductor.freezing = inductor.cpp_wrapper = spec.kind == "frozen"
     compiled = torch.compile(net.model, fullgraph=True)
 
     # Freezing needs no_grad where the weights could require gradients.

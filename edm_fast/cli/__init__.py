@@ -7,6 +7,7 @@ import logging
 import click
 
 import edm_fast
+from edm_fast.cli.bench_command import bench
 from edm_fast.cli.convert import convert
 from edm_fast.cli.evaluate import evaluate
 from edm_fast.cli.generate import generate
@@ -14,6 +15,7 @@ from edm_fast.cli.info import info
 from edm_fast.cli.reconstruct_ema import reconstruct_ema
 from edm_fast.cli.selfcheck import selfcheck
 from edm_fast.cli.train import train
+from edm_fast.cli.tune import tune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,5 +25,5 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (generate, evaluate, train, reconstruct_ema, convert, info, selfcheck):
+for command in (generate, evaluate, tune, train, reconstruct_ema, convert, bench, info, selfcheck):
     main.add_command(command)

@@ -10,12 +10,16 @@ from edm_fast.evaluation.measure import Evaluation, Measurement, compare, measur
 from edm_fast.evaluation.precision_recall import PrecisionRecall, precision_recall
 from edm_fast.evaluation.sources import ImageSource, SampledImages, TensorImages
 from edm_fast.evaluation.statistics_file import read_statistics, write_statistics
+from edm_fast.evaluation.tune import Churn, Estimate, Grid, Trial, Tuning, search, tune
 
 __all__ = [
+    "Churn",
+    "Estimate",
     "Evaluation",
     "Extractor",
     "FolderImages",
     "Gaussian",
+    "Grid",
     "ImageSource",
     "InceptionExtractor",
     "Measurement",
@@ -24,6 +28,8 @@ __all__ = [
     "SampledImages",
     "TensorImages",
     "TorchScriptExtractor",
+    "Trial",
+    "Tuning",
     "compare",
     "digits_features",
     "digits_images",
@@ -31,5 +37,7 @@ __all__ = [
     "measure",
     "precision_recall",
     "read_statistics",
+    "search",
+    "tune",
     "write_statistics",
 ]

@@ -52,19 +52,19 @@ def test_the_page_in_the_tree_is_what_its_results_give(report):
 def test_without_results_everything_is_never_measured(report, tmp_path):
     page = report.render(tmp_path)
     assert "Never counted." in page
-    for row in report.ROWS:
-        name, batch = report.label(row)
-        [line, *_] = [line for line in page.splitlines() if line.startswith(f"| {name} | {batch} |")]
-        assert "not measured" in line
+    assert "Nothing here has been timed: never measured." in page
+    for row in importlib.import_module("network_rows").network_rows():
+        assert row.name in page
 
 
 def test_without_figures_of_a_gpu_each_of_them_is_never_measured(report, tmp_path):
     _, _, section = report.render(tmp_path).partition("## CUDA")
     assert "Nothing here has been timed: never measured." in section
+    label, parse_row = importlib.import_module("rows").label, importlib.import_module("rows").parse_row
     for row in gpu_rows().ROWS:
-        line = line_of(section, *report.label(row), "never measured")
+        line = line_of(section, *label(row), "never measured")
         assert line.count("never measured") == 5
-        assert f"(wanted: {gpu_rows().TARGETS[report.parse_row(row)[1]]:g})" in line
+        assert f"(wanted: {gpu_rows().TARGETS[parse_row(row)[1]]:g})" in line
     for op in ("group_norm_silu", "resample", "solver_step"):
         assert "never measured (wanted: 0.85)" in line_of(section, op)
     assert "(wanted: 25.0 ms)" in line_of(section, "CIFAR-10 DDPM++", "1", "18", "eager")
@@ -74,24 +74,59 @@ def test_without_figures_of_a_gpu_each_of_them_is_never_measured(report, tmp_pat
     assert not any(unit in line.replace("25.0 ms", "") for line in measured for unit in (" ms ", " µs ", "/s |"))
 
 
+def peer(seconds: float, ratio: float) -> dict[str, Any]:
+    return {"s": seconds, "ratio": ratio, "low": ratio - 0.1, "high": ratio + 0.1, "error": 2e-6}
+
+
+def cpu_page(report: ModuleType, folder: Path, rows: dict[str, Any]) -> str:
+    (folder / "a-machine").mkdir()
+    write(folder / "a-machine", "suite", {"title": "CPU", "machine": MACHINE, "rows": rows})
+    return report.render(folder)
+
+
+FIGURES = {
+    "ours_s": 0.1,
+    "rounds": 7,
+    "match": True,
+    "error": 1e-6,
+    "error_bound": 1e-3,
+    "peers": {"eager contiguous": peer(0.3, 3.0), "eager channels-last": peer(0.25, 2.5), "frozen": peer(0.2, 2.0)},
+    "targets": {},
+    "commit": "abc1234",
+}
+
+
 @pytest.mark.parametrize(
-    ("target", "cell"), [(2.0, "**2.00** (met: 2)"), (2.5, "2.00 (**missed**: 2.5)"), (None, "2.00")]
+    ("targets", "cells"),
+    [
+        ({}, ["2.00, 1.90 … 2.10", "eager contiguous 3.00; eager channels-last 2.50"]),
+        ({"frozen": 2.0}, ["**2.00** (met: 2), 1.90 … 2.10", "eager contiguous 3.00; eager channels-last 2.50"]),
+        (
+            {"frozen": 2.5, "eager": 2.4},
+            ["2.00 (**missed**: 2.5), 1.90 … 2.10", "eager contiguous 3.00; eager channels-last **2.50** (met: 2.4)"],
+        ),
+    ],
 )
-def test_a_ratio_is_held_against_its_target(report, tmp_path, monkeypatch, target, cell):
-    monkeypatch.setattr(report, "TARGETS", {} if target is None else {("adm:1", "eager"): target})
-    write(tmp_path, "networks_cpu", {"machine": MACHINE, "rows": {"adm:1": {"eager": MATCHED}}})
-    page = report.render(tmp_path)
-    assert f"| ImageNet-64 ADM | 1 | {cell} | not measured |" in page
-    details = line_of(page, "ImageNet-64 ADM", "1", "float32 over eager float32")
-    assert "| 200 ms | 100 ms | 2.00 (1.90 … 2.10) | 7 | yes (1.0e-06, 2.0e-06, 0.001) | abc1234 |" in details
+def test_a_ratio_is_held_against_its_target(report, tmp_path, targets, cells):
+    page = cpu_page(report, tmp_path, {"network": {"a net, 1": {**FIGURES, "targets": targets}}})
+    assert "## CPU: a processor, avx512" in page
+    expected = ["a net, 1", "100 ms", "frozen", "200 ms", *cells, "–", "1e-06 of 0.001", "7", "abc1234"]
+    assert line_of(page, "a net, 1") == f"| {' | '.join(expected)} |"
+
+
+def test_bytes_become_a_rate_and_a_share_of_a_copy(report, tmp_path):
+    entry = {**FIGURES, "bytes": 500_000_000, "copy": peer(0.05, 0.5), "others_share": 0.3}
+    line = line_of(cpu_page(report, tmp_path, {"randn": {"noise": entry}}), "noise")
+    assert "| 5.0 (0.50) |" in line
+    assert "| 100 ms † |" in line
 
 
 def test_outputs_that_do_not_match_show_no_time(report, tmp_path):
     wrong = {"match": False, "reason": "ours is off by 0.5", "commit": "abc1234"}
-    write(tmp_path, "networks_cpu", {"machine": MACHINE, "rows": {"digits:1": {"eager": wrong}}})
-    page = report.render(tmp_path)
-    assert "| digits (shipped) | 1 | **no match** |" in page
-    assert "no: ours is off by 0.5" in line_of(page, "digits (shipped)", "1", "float32 over eager float32")
+    line = line_of(cpu_page(report, tmp_path, {"network": {"a net": wrong}}), "a net")
+    assert "**no match**" in line
+    assert "ours is off by 0.5" in line
+    assert " ms " not in line
 
 
 def test_memory_and_counted_kernels_are_shown_with_their_ratios(report, tmp_path):
@@ -99,7 +134,6 @@ def test_memory_and_counted_kernels_are_shown_with_their_ratios(report, tmp_path
     memory |= {
         f"ours_{dtype}": {"activation_bytes": 10_000_000, "weight_bytes": 5} for dtype in ("float32", "bfloat16")
     }
-    write(tmp_path, "networks_cpu", {"machine": MACHINE, "rows": {"adm:1": {"memory": memory}}})
     counted = {
         "launches": 100,
         "bytes_per_image": 2_000_000,
@@ -107,20 +141,32 @@ def test_memory_and_counted_kernels_are_shown_with_their_ratios(report, tmp_path
         "eager_bytes_per_image": 5_000_000,
     }
     write(tmp_path, "counted_cuda", {"networks": {"adm": counted}})
-    page = report.render(tmp_path)
+    page = cpu_page(report, tmp_path, {"memory": {"adm:1": memory}})
     assert "| ImageNet-64 ADM | 1 | 30.0 MB | 10.0 MB | 10.0 MB | 3.00 | 2.50 GB | 0.0 MB | 0.0 MB |" in page
     assert "| ImageNet-64 ADM | 1600 | 100 | 16.0 | 5.0 MB | 2.0 MB | 2.5 |" in page
 
 
 def test_what_is_to_know_of_a_machine_stands_before_its_figures(report, tmp_path):
-    write(tmp_path, "machines", {"a processor": "ran hot"})
+    (tmp_path / "a-machine").mkdir()
+    (tmp_path / "a-machine" / "note.md").write_text("It ran hot.\n")
+    write(tmp_path / "a-machine", "suite", {"machine": MACHINE, "rows": {"randn": {"noise": FIGURES}}})
     page = report.render(tmp_path)
-    assert 0 < page.index("- a processor: ran hot") < page.index("## Networks")
+    assert 0 < page.index("It ran hot.") < page.index("### Randn")
+
+
+def test_a_plot_shows_every_case_and_is_the_same_each_time(report, tmp_path):
+    cpu_page(report, tmp_path, {"randn": {"noise": FIGURES}, "network": {"bad": {"match": False}}})
+    drawn = importlib.import_module("cpu_report").plots
+    [first], [second] = drawn(tmp_path, tmp_path / "a"), drawn(tmp_path, tmp_path / "b")
+    assert first.name == "a-machine.svg"
+    assert first.read_bytes() == second.read_bytes()
+    assert "noise" in first.read_text()
+    assert "bad" not in first.read_text()
 
 
 def test_figures_of_two_machines_do_not_mix(report, tmp_path):
     harness = importlib.import_module("harness")
-    path = tmp_path / "networks_cpu.json"
+    path = tmp_path / "suite.json"
     harness.merge(path, "title", MACHINE, {"adm:1": {"eager": {"ratio": 1.0}, "memory": {}}})
     harness.merge(path, "title", MACHINE, {"adm:1": {"eager": {"ratio": 2.0}}, "digits:1": {"eager": {"ratio": 3.0}}})
     rows = json.loads(path.read_text())["rows"]
