@@ -11,6 +11,8 @@ from network_rows import MEMORY_ROWS, network_rows
 from rows import NETWORKS, parse_row
 from tables import NEVER, made_by, seconds, size, table, verdict
 
+from edm_fast.bench.turns import fastest
+
 FILE = "suite.json"
 # Of a machine's cores; beside it a figure is marked.
 MOST_OTHERS = 0.1
@@ -104,11 +106,6 @@ def comparison(entries: dict[str, Any]) -> str:
         "Commit",
     ]
     return table(header, (line(name, entry) for name, entry in entries.items()))
-
-
-def fastest(entry: dict[str, Any], prefix: str = "") -> str | None:
-    names = [name for name in entry["peers"] if name.startswith(prefix)]
-    return min(names, key=lambda name: entry["peers"][name]["s"], default=None)
 
 
 def line(name: str, entry: dict[str, Any]) -> list[str]:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from edm_fast.bench.names import time_text as seconds
+
+__all__ = ["NEVER", "made_by", "quartiles", "seconds", "size", "table", "verdict"]
+
 NEVER = "never measured"
-
-
-def seconds(value: float) -> str:
-    """1.234e-3 → '1.23 ms', with three digits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
-    return f"{value * 1e9:.3g} ns"
 
 
 def size(value: float) -> str:

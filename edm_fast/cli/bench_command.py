@@ -12,16 +12,9 @@ import torch
 from tqdm import tqdm
 
 from edm_fast.bench import MismatchError, Turns, entries, keep_memory, machine
+from edm_fast.bench.names import time_text
 from edm_fast.bench.turns import fastest
 from edm_fast.files import atomic_write
-
-
-def time_text(value: float) -> str:
-    """1.234e-3 → '1.23 ms', with three digits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
-    return f"{value * 1e9:.3g} ns"
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
