@@ -45,7 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "entry" in metafunc.fixturenames:
-        chosen = [entry for entry in entries() if entry.quick or metafunc.config.getoption("--full")]
+        full = metafunc.config.getoption("--full")
+        # Networks have a file of their own, in which each variant is a process.
+        chosen = [entry for entry in entries() if (full or entry.quick) and entry.group != "network"]
         metafunc.parametrize("entry", chosen, ids=lambda entry: entry.name)
 
 
