@@ -155,7 +155,11 @@ def test_what_is_to_know_of_a_machine_stands_before_its_figures(report, tmp_path
 
 
 def test_a_plot_shows_every_case_and_is_the_same_each_time(report, tmp_path):
-    cpu_page(report, tmp_path, {"randn": {"noise": FIGURES}, "network": {"bad": {"match": False}}})
+    cpu_page(
+        report,
+        tmp_path,
+        {"randn": {"noise": FIGURES}, "network": {"bad": {"match": False, "reason": "off", "commit": "abc1234"}}},
+    )
     drawn = importlib.import_module("cpu_report").plots
     [first], [second] = drawn(tmp_path, tmp_path / "a"), drawn(tmp_path, tmp_path / "b")
     assert first.name == "a-machine.svg"
