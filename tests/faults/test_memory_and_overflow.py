@@ -7,6 +7,7 @@ import resource
 import pytest
 import torch
 from forked_commands import forked_commands
+from no_memory import no_memory_for_images
 from tiny_networks import tiny
 from tolerance import assert_same_bits
 
@@ -97,16 +98,10 @@ def test_generate_under_too_little_memory_ends_with_a_message_and_no_image(tmp_p
     with forked_commands() as commands:
         run = commands.start(
             *("generate", "--outdir", tmp_path / "out", "--seeds", "0-3", "--steps", "1"),
-            first=_no_memory_for_images,
+            first=no_memory_for_images,
         )
         assert run.status() == 1
     assert "Error: batch: a single image does not fit in memory; " in run.output
     assert "bytes more were needed" in run.output
     assert "Traceback" not in run.output
     assert not list((tmp_path / "out").glob("*.png"))
-
-
-def _no_memory_for_images() -> None:
-    from edm_fast.plan import Prepared
-
-    Prepared.run = lambda self, *rest: torch.empty(1 << 55)  # type: ignore[method-assign]
