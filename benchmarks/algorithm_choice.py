@@ -17,10 +17,10 @@ from unittest import mock
 
 import torch
 import variants
-from harness import RESULTS, machine, merge, revision, slug
+from harness import RESULTS, merge, revision, slug
 from torch import Tensor
 
-from edm_fast.bench import Case, Peer, Turns
+from edm_fast.bench import Case, Peer, Turns, machine
 from edm_fast.plan import cpu
 from edm_fast.plan.algorithms import choose
 from edm_fast.plan.cpu import CpuPlan

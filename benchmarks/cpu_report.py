@@ -9,8 +9,9 @@ from typing import Any
 
 from network_rows import MEMORY_ROWS, network_rows
 from rows import NETWORKS, parse_row
-from tables import NEVER, made_by, seconds, size, table, verdict
+from tables import NEVER, made_by, size, table, verdict
 
+from edm_fast.bench.names import time_text
 from edm_fast.bench.turns import fastest
 
 FILE = "suite.json"
@@ -121,7 +122,7 @@ def line(name: str, entry: dict[str, Any]) -> list[str]:
         rate = f"{entry['bytes'] / entry['ours_s'] / 1e9:.1f} ({entry['copy']['ratio']:.2f})"
     mark = " †" if entry.get("others_share", 0) > MOST_OTHERS else ""
     error = "–" if entry["error"] is None else f"{entry['error']:.0e} of {entry['error_bound']:g}"
-    times = [seconds(entry["ours_s"]) + mark, peer, seconds(best["s"])]
+    times = [time_text(entry["ours_s"]) + mark, peer, time_text(best["s"])]
     return [name, *times, ratio, others, rate, error, str(entry["rounds"]), entry["commit"]]
 
 
@@ -156,41 +157,17 @@ def memory(rows: dict[str, Any]) -> str:
 
 
 def plots(folder: Path, target: Path) -> list[Path]:
-    """An SVG per machine: the ratio of every case over its fastest peer, by group."""
+    """Draw an SVG per machine into `target`; returns their paths."""
     found = machines(folder)
     if not found:
         return []
-    import matplotlib
+    import cpu_plots  # needs matplotlib, which the page does not
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    target.mkdir(parents=True, exist_ok=True)
     made = []
     for path in found:
         rows = json.loads((path / FILE).read_text())["rows"]
-        bars = [
-            (group, name, entry)
-            for group in GROUPS
-            if group not in ("memory", "algorithm choice")
-            for name, entry in rows.get(group, {}).items()
-            if entry["match"]
-        ]
-        with pyplot.rc_context({"svg.hashsalt": "edm_fast", "font.size": 7}):
-            figure, axes = pyplot.subplots(figsize=(9, 0.17 * len(bars) + 1))
-            groups = list(dict.fromkeys(group for group, _, _ in bars))
-            for place, (group, _, entry) in enumerate(bars):
-                best = entry["peers"][fastest(entry)]
-                spread = [[best["ratio"] - best["low"]], [best["high"] - best["ratio"]]]
-                colour = f"C{groups.index(group) % 10}"
-                axes.barh(place, best["ratio"], color=colour, xerr=spread, error_kw={"linewidth": 0.5})
-            axes.set_yticks(range(len(bars)), [name for _, name, _ in bars])
-            axes.invert_yaxis()
-            axes.axvline(1, color="black", linewidth=0.8)
-            axes.set_xscale("log")
-            axes.set_xlabel("times as fast as the fastest peer")
-            axes.margins(y=0.01)
-            figure.savefig(target / f"{path.name}.svg", bbox_inches="tight", metadata={"Date": None})
-            pyplot.close(figure)
-        made.append(target / f"{path.name}.svg")
+        shown = {
+            group: rows[group] for group in GROUPS if group in rows and group not in ("memory", "algorithm choice")
+        }
+        made.append(cpu_plots.draw(shown, target / f"{path.name}.svg"))
     return made

@@ -25,11 +25,12 @@ from gpu_ceilings import Ceilings, ceilings
 from gpu_floor import device_graph, floor_seconds, totals
 from gpu_rows import BASELINES, TARGETS, selected_rows
 from gpu_run import Run, cudnn, self_timing
-from harness import Match, MismatchError, paired, relative_error
+from harness import Match, paired
 from rows import ERROR_BOUNDS, parse_row
 from torch import Tensor, nn
 
 import edm_fast
+from edm_fast.bench.turns import MismatchError, relative_error
 from edm_fast.ops.attention import library_attention
 from edm_fast.reference import unet_block
 

@@ -11,7 +11,9 @@ from gpu_bits import differing, over_parts
 from gpu_cases import Case, Inputs, Source, cases
 from gpu_ceilings import COPIED_BYTES, Copy
 from gpu_run import Run, replayed, self_timing
-from harness import Match, MismatchError, paired, relative_error
+from harness import Match, paired
+
+from edm_fast.bench.turns import MismatchError, relative_error
 
 CALLS = 10
 ERROR_BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 0.03}

@@ -6,7 +6,9 @@ from typing import Any
 
 import gpu_rows
 from rows import NETWORKS, label, parse_row
-from tables import NEVER, made_by, quartiles, seconds, size, table, verdict
+from tables import NEVER, made_by, quartiles, size, table, verdict
+
+from edm_fast.bench.names import time_text
 
 DETAILS_TEXT = """Error is the largest difference from the float64 result over its largest value: ours, the
 baseline's, and the bound for both."""
@@ -111,9 +113,9 @@ def network_cells(row: str, entries: dict[str, Any]) -> list[str]:
     ratios = [cell(entries.get(name, wrong), target if name == "compiled" else None) for name in gpu_rows.BASELINES]
     timed = [entry for name in gpu_rows.BASELINES if (entry := entries.get(name)) is not None and entry["match"]]
     best = min(timed, key=lambda entry: entry["ours_s"], default=None)
-    times = [NEVER, NEVER] if best is None else [seconds(best["ours_s"]), f"{best['floor_share']:.2f}"]
+    times = [NEVER, NEVER] if best is None else [time_text(best["ours_s"]), f"{best['floor_share']:.2f}"]
     given = plan.get("rows_given_s")
-    return [*label(row), *ratios, *times, NEVER if given is None else seconds(given)]
+    return [*label(row), *ratios, *times, NEVER if given is None else time_text(given)]
 
 
 def network_details(row: str, entries: dict[str, Any]) -> list[list[str]]:
@@ -125,7 +127,7 @@ def network_details(row: str, entries: dict[str, Any]) -> list[list[str]]:
             lines.append([*label(row), name, *["–"] * 4, f"no: {entry['reason']}", entry["commit"]])
         elif "ratio" in entry:
             errors = f"yes ({entry['error']:.1e}, {entry['baseline_error']:.1e}, {entry['error_bound']:g})"
-            times = [seconds(entry["baseline_s"]), seconds(entry["ours_s"])]
+            times = [time_text(entry["baseline_s"]), time_text(entry["ours_s"])]
             ratio = f"{entry['ratio']:.2f} ({quartiles(entry)})"
             notes = [who for who, graphs in (("ours", captured), (name, not entry["graphs_skipped"])) if not graphs]
             over = f"{name}; no CUDA graph: {', '.join(notes)}" if notes else name
@@ -142,7 +144,7 @@ def ops(entries: dict[str, Any]) -> str:
         rate = f"{entry['bytes'] / entry['ours_s'] / 1e12:.2f} TB/s"
         match = f"{entry['error']:.1e} of {entry['error_bound']:g}"
         share = verdict(entry["ratio"], entry["target"])
-        lines.append([name, seconds(entry["ours_s"]), rate, share, quartiles(entry), match, entry["commit"]])
+        lines.append([name, time_text(entry["ours_s"]), rate, share, quartiles(entry), match, entry["commit"]])
     measured = {entry["op"] for entry in entries.values()}
     for op, target in gpu_rows.OP_TARGETS.items():
         if op not in measured:
@@ -156,11 +158,14 @@ def sampling(entries: dict[str, Any]) -> str:
         target = gpu_rows.SAMPLING_TARGETS_S.get(row)
         for name in gpu_rows.BASELINES:
             entry = entries.get(f"{row}, {name}")
-            times = [NEVER, NEVER if target is None else f"{NEVER} (wanted: {seconds(target)})"]
+            times = [NEVER, NEVER if target is None else f"{NEVER} (wanted: {time_text(target)})"]
             if entry is not None and entry["match"]:
-                ours = seconds(entry["ours_s"])
+                ours = time_text(entry["ours_s"])
                 met = "met" if target is None or entry["ours_s"] <= target else "**missed**"
-                times = [seconds(entry["baseline_s"]), ours if target is None else f"{ours} ({met}: {seconds(target)})"]
+                times = [
+                    time_text(entry["baseline_s"]),
+                    ours if target is None else f"{ours} ({met}: {time_text(target)})",
+                ]
             commit = "" if entry is None else entry["commit"]
             lines.append([*label(row), str(gpu_rows.SAMPLING_STEPS), name, *times, cell(entry, None), commit])
     return table(["Network", "Batch", "Steps", "Over", "Its time", "Ours", "Ratio", "Commit"], lines)

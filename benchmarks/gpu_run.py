@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from gpu_rows import TITLE
-from harness import merge, revision, seconds, write
+from harness import merge, revision, write
 
 import edm_fast
+from edm_fast.bench.turns import seconds
 from edm_fast.plan.capture import capture_on_cuda
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,11 +14,12 @@ from gpu_cases import Source
 from gpu_networks import DTYPE, Attempt, Forward, baseline, eager, release
 from gpu_rows import BASELINES, PRECISIONS, SAMPLING_ROWS, SAMPLING_STEPS, SAMPLING_TARGETS_S
 from gpu_run import Run, cudnn, self_timing
-from harness import MismatchError, paired, relative_error
+from harness import paired
 from rows import parse_row
 from torch import Tensor, nn
 
 import edm_fast
+from edm_fast.bench.turns import MismatchError, relative_error
 from edm_fast.reference import preconditioning
 from edm_fast.reference.samplers import edm_sampler
 

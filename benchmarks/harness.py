@@ -1,7 +1,4 @@
-"""Interleaved A/B timing: the variants take turns and ratios are formed pair by pair.
-
-A machine that slows down then slows all of them.
-"""
+"""Files of figures: by machine, with the commit that was measured. And pairs of runs, for the GPU's benchmarks."""
 
 from __future__ import annotations
 
@@ -14,23 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from edm_fast.bench.turns import MismatchError, machine, relative_error, seconds
-
-__all__ = [
-    "RESULTS",
-    "Match",
-    "MismatchError",
-    "Result",
-    "machine",
-    "merge",
-    "paired",
-    "relative_error",
-    "revision",
-    "seconds",
-    "slug",
-    "write",
-]
 
 RESULTS = Path(__file__).parent / "results"
 

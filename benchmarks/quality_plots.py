@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import svg
 from quality_report import churn_rows, estimate
 
 _STYLE = {
-    "svg.hashsalt": "edm_fast",  # element ids follow from it and not from chance
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 8,
+    **svg.STYLE,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "lines.linewidth": 1.2,
@@ -26,12 +21,11 @@ _MARKERS = "osD^vP*X<>hd"
 
 def draw(data: dict[str, Any], target: Path) -> list[Path]:
     """Draw all plots; returns their paths."""
-    target.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(_STYLE):
         return [
-            _save(_errors(data, _of_solvers), target / "quality_solvers.svg"),
-            _save(_errors(data, _of_levels), target / "quality_levels.svg"),
-            _save(_churn(data["churn"]), target / "quality_churn.svg"),
+            svg.save(_errors(data, _of_solvers), target / "quality_solvers.svg"),
+            svg.save(_errors(data, _of_levels), target / "quality_levels.svg"),
+            svg.save(_churn(data["churn"]), target / "quality_churn.svg"),
         ]
 
 
@@ -93,11 +87,3 @@ def _churn(churn: dict[str, Any]) -> Any:
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     distances.legend(frameon=False)
     return figure
-
-
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    # Lines of paths end in blanks, which differ from nothing but checks of whitespace.
-    path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
-    return path

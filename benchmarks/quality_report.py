@@ -12,13 +12,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tables import made_by, table
+
 from edm_fast.evaluation.tune import Estimate, estimate
 
 FILE = "quality_cost.json"
 THRESHOLDS = (0.1, 0.01, 0.001)
 DEFAULT = ("heun", "edm, ρ = 7")
 OF_SAMPLE = ("euler", "heun", "alpha = 2/3", "alpha = 1/2")
-COMMAND = "```\npython benchmarks/quality_cost.py\n```"
+COMMAND = made_by("python benchmarks/quality_cost.py")
 PLOTS = {
     "quality_solvers.svg": "error against evaluations, every solver",
     "quality_levels.svg": "error against evaluations, every sequence of noise levels",
@@ -178,10 +180,6 @@ def case_table(case: dict[str, Any]) -> str:
     ]
     tables = [table(["10 % / 1 % / 0.1 %", *columns], rows)]
     return "\n\n".join(tables + ([table(["Others", "10 % / 1 % / 0.1 %"], others)] if others else []))
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
 
 
 def churn_text(churn: dict[str, Any]) -> str:

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from edm_fast.bench.names import time_text as seconds
-
-__all__ = ["NEVER", "made_by", "quartiles", "seconds", "size", "table", "verdict"]
-
 NEVER = "never measured"
 
 

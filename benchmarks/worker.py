@@ -1,4 +1,4 @@
-"""One variant in a process of its own, which does what the lines on its standard input say; see turns.py.
+"""One variant in a process of its own, which does what the lines on its standard input say; see workers.py.
 
 A process per variant: compiled variants share caches within a process, and settings such as the instruction set hold
 for all of it. While it waits it reads a pipe, and no thread of it spins.
@@ -20,6 +20,8 @@ from typing import Any, TextIO
 
 import torch
 from variants import NotAvailableError, Spec, Variant, build, memory
+
+from edm_fast.bench import keep_memory
 
 
 def answer(variant: Variant, command: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def serve(spec: Spec, answers: TextIO) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()
     # Compilers and warnings print on what they take for standard output.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)

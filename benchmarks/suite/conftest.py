@@ -2,7 +2,7 @@
 
     pytest benchmarks/suite                 one size of each, under 3 minutes; figures go to build/suite-quick.json
     pytest benchmarks/suite --full          all, under 40 minutes; figures go to benchmarks/results/MACHINE/suite.json
-    pytest benchmarks/suite --full --long   also what takes minutes a run
+    pytest benchmarks/suite --full --long   also compilers for every large network, and ADM at batch 64: hours
 
 `-k` chooses cases; figures are merged into the file. `--benchmark-disable` compares outputs and times nothing.
 """
@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch  # noqa: E402
 from harness import RESULTS, merge, revision, slug  # noqa: E402
-from turns import Others  # noqa: E402
+from workers import Others, Worker  # noqa: E402
 
-from edm_fast.bench import Case, Entry, MismatchError, Turns, entries, keep_memory, machine  # noqa: E402
+from edm_fast.bench import Case, MismatchError, Turns, entries, keep_memory, machine  # noqa: E402
 from edm_fast.bench.turns import seconds  # noqa: E402
 
 TITLE = "CPU"
@@ -33,14 +33,15 @@ _ROUNDS, _QUICK_ROUNDS = 15, 5
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("edm_fast")
     group.addoption("--full", action="store_true", help="all cases and peers, not one size of each")
-    group.addoption("--long", action="store_true", help="with --full: also what takes minutes a run")
+    group.addoption(
+        "--long", action="store_true", help="with --full: also compilers for every large network, and ADM at batch 64"
+    )
     group.addoption("--rounds", type=int, help=f"rounds at the most ({_QUICK_ROUNDS}, or {_ROUNDS} with --full)")
     group.addoption("--output", type=Path, help="the JSON file that figures are merged into")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     keep_memory()
-    config.addinivalue_line("markers", "long: takes minutes a run")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -81,23 +82,26 @@ def versus(
 ) -> Iterator[Callable[..., None]]:
     """Measure a case: outputs, then rounds in which the peers run before ours."""
 
-    def measure(group: str, name: str, case: Case, clock: Callable[..., float] = seconds, others: Any = None) -> None:
+    def measure(
+        group: str, name: str, case: Case, clock: Callable[..., float] = seconds, workers: Iterable[Worker] = ()
+    ) -> None:
         rounds = request.config.getoption("--rounds") or (_ROUNDS if full else _QUICK_ROUNDS)
         turns = Turns(case, clock)
         try:
             turns.check()
         except MismatchError as error:
-            keep(group, name, {"match": False, "reason": str(error)})
+            if benchmark.enabled:
+                keep(group, name, {"match": False, "reason": str(error)})
             pytest.fail(f"{name}: {error}")
         if not benchmark.enabled:
             benchmark.pedantic(case.ours)
             return
         turns.warm()
-        others = others or Others()
+        others = Others(*workers)
         benchmark.group = group
-        benchmark.pedantic(case.ours, setup=turns.peers, rounds=min(rounds, case.most_rounds))
+        benchmark.pedantic(case.ours, setup=turns.run_peers, rounds=min(rounds, case.most_rounds))
         for taken in benchmark.stats.stats.data:
-            turns.add(taken)
+            turns.add_ours(taken)
         figures = {**turns.figures(), "others_share": others.share()}
         benchmark.extra_info.update(figures)
         keep(group, name, figures)
@@ -106,15 +110,3 @@ def versus(
     torch._dynamo.reset()
     with torch.no_grad():
         yield measure
-
-
-@pytest.fixture
-def built(entry: Entry, full: bool) -> Case:
-    """The entry's case; what compiles is left out of the quick run."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        case = entry.build()
-    if not full:
-        for name in [name for name, peer in case.peers.items() if peer.compiles]:
-            del case.peers[name]
-    return case

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from torch import Tensor
 import edm_fast
 from edm_fast.bench import Entry, Peer
 from edm_fast.bench.plain import plain_digits
-from edm_fast.bench.samplers import OVERHEAD, STEPS, digits_latents, free_net
+from edm_fast.bench.samplers import (
+    BATCHES,
+    OVERHEAD,
+    SOLVERS,
+    STEPS,
+    digits_latents,
+    overhead_name,
+    overhead_net,
+    sampling_name,
+)
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
@@ -67,21 +77,14 @@ def diffusers_peer(net: Any, latents: Tensor, labels: Tensor | None) -> dict[str
 
 def sampler_peers(entry: Entry) -> dict[str, Peer]:
     """Further peers of an entry; none for what is not a sampler, and for churn, whose noise each draws by itself."""
-    made: dict[str, Callable[[], dict[str, Peer]]] = {}
-    for batch, resolution in OVERHEAD:
-        made[f"a step of {batch} × 3×{resolution}×{resolution}, S_churn=0"] = lambda b=batch, r=resolution: overhead(
-            b, r
-        )  # type: ignore[misc]
-    for batch in (1, 64):
-        for solver in ("heun", "euler"):
-            name = f"digits (shipped), {batch}, {solver}, {STEPS} steps"
-            made[name] = lambda b=batch, s=solver: digits(b, s)  # type: ignore[misc]
+    made = {overhead_name(*size, 0): partial(overhead, *size) for size in OVERHEAD}
+    made |= {sampling_name(*run): partial(digits, *run) for run in itertools.product(BATCHES, SOLVERS)}
     return made[entry.name]() if entry.name in made else {}
 
 
 def overhead(batch: int, resolution: int) -> dict[str, Peer]:
     latents = edm_fast.randn((3, resolution, resolution), range(batch))
-    return k_diffusion_peer(free_net(batch, resolution), latents, None, "heun")
+    return k_diffusion_peer(overhead_net(batch, resolution), latents, None, "heun")
 
 
 def digits(batch: int, solver: str) -> dict[str, Peer]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from peers import sampler_peers
 
-from edm_fast.bench import Case, Entry
+from edm_fast.bench import Entry
 
 
 @pytest.mark.timeout(1200)
-def test_case(entry: Entry, built: Case, versus: Callable[..., None]) -> None:
-    built.peers.update(sampler_peers(entry))
-    versus(entry.group, entry.name, built)
+def test_case(entry: Entry, full: bool, versus: Callable[..., None]) -> None:
+    case = entry.case(compilers=full)
+    case.peers.update(sampler_peers(entry))
+    versus(entry.group, entry.name, case)

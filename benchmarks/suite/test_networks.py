@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from network_rows import MEMORY_ROWS, NetworkRow, network_rows
 from torch import Tensor
-from turns import Others, Worker
 from variants import Spec
+from workers import Worker
 
 from edm_fast.bench import Case, Peer
 
@@ -55,11 +55,12 @@ def test_forward(
 ) -> None:
     if not full and not row.quick:
         pytest.skip("--full measures it")
-    if row.long and not request.config.getoption("--long"):
+    long = request.config.getoption("--long")
+    if row.long and not long:
         pytest.skip("--long measures it")
     expected = expected_of(row, tmp_path)
     with contextlib.ExitStack() as stack:
-        workers = {name: stack.enter_context(Worker(spec, row.single)) for name, spec in row.specs(full).items()}
+        workers = {name: stack.enter_context(Worker(spec, row.single)) for name, spec in row.specs(full, long).items()}
 
         def output(name: str) -> Callable[[], Tensor]:
             return lambda: workers[name].output(tmp_path / "output.pt")[: row.checked]
@@ -74,7 +75,7 @@ def test_forward(
             targets=row.targets,
             most_rounds=row.rounds,
         )
-        versus("network", row.name, case, lambda turn: turn(), Others(*workers.values()))
+        versus("network", row.name, case, lambda turn: turn(), workers.values())
 
 
 @pytest.mark.timeout(1200)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,34 +14,29 @@ import edm_fast
 from edm_fast.bench.registry import Entry
 from edm_fast.bench.turns import Case, Peer
 from edm_fast.checkpoints import save_network
-from edm_fast.networks import EDMPrecond
-
-_CIFAR: dict[str, Any] = {
-    "img_resolution": 32,
-    "img_channels": 3,
-    "label_dim": 10,
-    "model_type": "SongUNet",
-    "augment_dim": 9,
-    "channel_mult": [2, 2, 2],
-}
+from edm_fast.networks import EDMPrecond, Precond
+from edm_fast.training.presets import preset
 
 
 def entries() -> Iterator[Entry]:
-    yield Entry("checkpoint", "digits (shipped), 1 MB", partial(load_case, None), True)
-    yield Entry("checkpoint", "CIFAR-10 DDPM++, 223 MB", partial(load_case, _CIFAR))
+    yield Entry("checkpoint", "digits (shipped), 1 MB", lambda: load_case(edm_fast.load()), True)
+    yield Entry("checkpoint", "CIFAR-10 DDPM++, 223 MB", lambda: load_case(cifar10_ddpmpp()))
 
 
-def load_case(form: dict[str, Any] | None) -> Case:
+def cifar10_ddpmpp() -> EDMPrecond:
+    """Unconditional, with random weights."""
+    return EDMPrecond(32, 3, **preset("cifar10-ddpmpp").network)
+
+
+def load_case(net: Precond) -> Case:
     """From a file to a network. The peers build the same network and fill it from a file of its state alone."""
     folder = tempfile.TemporaryDirectory()
     native, weights = Path(folder.name) / "net.safetensors", Path(folder.name) / "net.pt"
-    net = edm_fast.load() if form is None else EDMPrecond(**form)
-    arguments = net.init_kwargs
     save_network(net, native)
     torch.save(net.state_dict(), weights)
 
-    def built(state: dict[str, Tensor]) -> EDMPrecond:
-        made = EDMPrecond(**arguments)
+    def built(state: dict[str, Tensor]) -> Precond:
+        made = type(net)(**net.init_kwargs)
         made.load_state_dict(state)
         return made.eval()
 

@@ -13,8 +13,5 @@ def plain_digits(memory_format: torch.memory_format = torch.contiguous_format) -
     shipped = edm_fast.load()
     net = EDMPrecond(**shipped.init_kwargs)
     net.load_state_dict(shipped.state_dict())
-    net.eval().requires_grad_(False)
-    for parameter in net.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=memory_format)
-    return net
+    net.to(memory_format=memory_format)  # type: ignore[call-overload]
+    return net.eval().requires_grad_(False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from edm_fast.bench.turns import Case
 
 
@@ -16,6 +18,13 @@ class Entry:
     name: str
     build: Callable[[], Case]
     quick: bool = False
+
+    def case(self, compilers: bool) -> Case:
+        """Built without gradients and from the same random numbers each time; with the peers that compile, or not."""
+        torch.manual_seed(0)
+        with torch.no_grad():
+            built = self.build()
+        return built if compilers else built.without_compilers()
 
 
 def entries() -> Iterator[Entry]:

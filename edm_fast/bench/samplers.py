@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import edm_fast
+from edm_fast.bench.free_network import free_net
 from edm_fast.bench.plain import plain_digits
 from edm_fast.bench.registry import Entry
 from edm_fast.bench.turns import Case, Peer
@@ -16,6 +17,7 @@ from edm_fast.networks import EDMPrecond
 from edm_fast.reference import samplers as reference
 
 STEPS = 18
+BATCHES, SOLVERS = (1, 64), ("heun", "euler")
 OVERHEAD = ((1, 32), (8, 32), (64, 32), (64, 64))
 # Of a run in float32, whose small differences many steps enlarge.
 BOUND = 1e-3
@@ -24,32 +26,26 @@ BOUND = 1e-3
 def entries() -> Iterator[Entry]:
     for S_churn in (0, 40):
         for batch, resolution in OVERHEAD:
-            name = f"a step of {batch} × 3×{resolution}×{resolution}, S_churn={S_churn}"
+            name = overhead_name(batch, resolution, S_churn)
             build = partial(overhead_case, batch, resolution, S_churn)
             yield Entry("sampler overhead", name, build, (batch, resolution) == (8, 32))
-    for batch in (1, 64):
-        for solver in ("heun", "euler"):
-            name = f"digits (shipped), {batch}, {solver}, {STEPS} steps"
+    for batch in BATCHES:
+        for solver in SOLVERS:
+            name = sampling_name(batch, solver)
             yield Entry("sampling", name, partial(sampling_case, batch, solver), (batch, solver) == (1, "heun"))
 
 
-class Constant(nn.Module):
-    """Stands for the network, at no cost: the same F for every input."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__()
-        self.output = output
-
-    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None, **_: object) -> Tensor:
-        return self.output[: x.shape[0]]
+def overhead_name(batch: int, resolution: int, S_churn: float) -> str:
+    return f"a step of {batch} × 3×{resolution}×{resolution}, S_churn={S_churn:g}"
 
 
-def free_net(batch: int, resolution: int) -> EDMPrecond:
-    """A preconditioned network whose F costs nothing."""
-    net = EDMPrecond(resolution, 3, model_type="SongUNet", model_channels=16, channel_mult=[1], num_blocks=1)
+def sampling_name(batch: int, solver: str) -> str:
+    return f"digits (shipped), {batch}, {solver}, {STEPS} steps"
+
+
+def overhead_net(batch: int, resolution: int) -> EDMPrecond:
     generator = torch.Generator().manual_seed(1)
-    net.model = Constant(torch.randn([batch, 3, resolution, resolution], generator=generator))
-    return net.eval()
+    return free_net(EDMPrecond, torch.randn([batch, 3, resolution, resolution], generator=generator))
 
 
 def overhead_case(batch: int, resolution: int, S_churn: float) -> Case:
@@ -58,7 +54,7 @@ def overhead_case(batch: int, resolution: int, S_churn: float) -> Case:
     With churn its noise comes from one torch.Generator per image, which is what makes seeds independent of the batch
     there; without, it draws none, which is kinder than the public code.
     """
-    net, seeds, shape = free_net(batch, resolution), range(batch), (3, resolution, resolution)
+    net, seeds, shape = overhead_net(batch, resolution), range(batch), (3, resolution, resolution)
 
     def run(latents: Tensor, randn_like: Callable[[Tensor], Tensor]) -> Tensor:
         return reference.edm_sampler(net, latents, randn_like=randn_like, num_steps=STEPS, S_churn=S_churn)
@@ -87,7 +83,7 @@ def overhead_case(batch: int, resolution: int, S_churn: float) -> Case:
 
 def digits_latents(batch: int) -> tuple[Tensor, Tensor]:
     """(latents of the seeds 0 … N-1, rows of labels) of the shipped model."""
-    labels = nn.functional.one_hot(torch.arange(batch) % 10, 10).float()
+    labels = torch.nn.functional.one_hot(torch.arange(batch) % 10, 10).float()
     return edm_fast.randn((1, 8, 8), range(batch)), labels
 
 

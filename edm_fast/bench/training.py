@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from edm_fast.bench.free_network import free_net
 from edm_fast.bench.layers import LAYOUTS
 from edm_fast.bench.names import named
 from edm_fast.bench.registry import Entry
@@ -52,26 +53,13 @@ def augment_case(shape: tuple[int, ...]) -> Case:
     return Case(fused, fused, exact, 1e-5, {"reference": Peer(peer, peer)}, targets={"reference": 3.0}, most_rounds=25)
 
 
-class Constant(nn.Module):
-    """Stands for the network: F is a parameter, which takes the gradient."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__()
-        self.output = nn.Parameter(output)
-
-    def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None, **_: object) -> Tensor:
-        return self.output
-
-
 def loss_case(shape: tuple[int, ...]) -> Case:
     """From images to the gradient of the network's output: all of a step's work around the network."""
-    count, _, resolution, _ = shape
+    count = shape[0]
     images, output, seeds = torch.randn(shape), torch.randn(shape), torch.arange(count)
-    form: dict[str, Any] = {"model_type": "SongUNet", "model_channels": 16, "channel_mult": [1], "num_blocks": 1}
 
-    def replaced(net: Any, layout: torch.memory_format) -> tuple[Any, Tensor]:
-        net.model = Constant(output.clone(memory_format=layout))
-        return net, images.contiguous(memory_format=layout)
+    def given(precond: Any, layout: torch.memory_format) -> tuple[Any, Tensor]:
+        return free_net(precond, output.clone(memory_format=layout)), images.contiguous(memory_format=layout)
 
     def gradient(net: Any, loss: Tensor) -> Tensor:
         net.model.output.grad = None
@@ -79,11 +67,11 @@ def loss_case(shape: tuple[int, ...]) -> Case:
         return net.model.output.grad
 
     def peer(layout: torch.memory_format) -> Peer:
-        net, y = replaced(ReferencePrecond(resolution, 3, **form), layout)
+        net, y = given(ReferencePrecond, layout)
         loss = ReferenceLoss()
         return Peer(graded(lambda: gradient(net, loss(net, y).sum() / count)))
 
-    net, y = replaced(EDMPrecond(resolution, 3, **form), torch.channels_last)
+    net, y = given(EDMPrecond, torch.channels_last)
     rule = EDMLoss()
 
     def ours() -> Tensor:

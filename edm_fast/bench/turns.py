@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Case:
     targets: dict[str, float] = field(default_factory=dict)
     most_rounds: int = 1000
 
+    def without_compilers(self) -> Case:
+        """The case without the peers that compile."""
+        return replace(self, peers={name: peer for name, peer in self.peers.items() if not peer.compiles})
+
 
 def relative_error(output: Tensor, expected: Tensor) -> float:
     """max |output − expected| / max |expected|; infinite for another shape, or if anything is not finite."""
@@ -92,7 +96,7 @@ def copy_of(size: int) -> Callable[[], object]:
 
 
 class Turns:
-    """The rounds of one case. `check` first; then `peers` and `add` of our seconds, in turn; then `figures`."""
+    """The rounds of one case: `check` and `warm`; then, in turn, `run_peers` and `add_ours`; then `figures`."""
 
     def __init__(self, case: Case, clock: Callable[[Callable[[], object]], float] = seconds) -> None:
         self.case = case
@@ -113,18 +117,21 @@ class Turns:
         for name, output in outputs.items():
             self.errors[name] = None if output is None else relative_error(output(), expected)
             error = self.errors[name]
-            if error is not None and error > self.case.bound:
+            if error is not None and not error <= self.case.bound:  # NaN is no match
                 raise MismatchError(
                     f"{name} is off by {error:.2g} of the largest value; {self.case.bound:g} is allowed"
                 )
 
     def warm(self) -> None:
-        for _ in range(_WARM_ROUNDS if self.case.most_rounds > _WARM_ROUNDS else 0):
+        """Run everything a few times, untimed; nothing if the case takes so long that its rounds are as few."""
+        if self.case.most_rounds <= _WARM_ROUNDS:
+            return
+        for _ in range(_WARM_ROUNDS):
             for function in self._others.values():
                 function()
             self.case.ours()
 
-    def peers(self) -> None:
+    def run_peers(self) -> None:
         """Run all but ours once; another one begins each time."""
         names = [*self._others]
         start = self._round % max(1, len(names))
@@ -132,7 +139,8 @@ class Turns:
             self._times[name].append(self._clock(self._others[name]))
         self._round += 1
 
-    def add(self, ours_s: float) -> None:
+    def add_ours(self, ours_s: float) -> None:
+        """The seconds of ours in the round that `run_peers` began."""
         self._ours.append(ours_s)
 
     def run(self, rounds: int) -> dict[str, Any]:
@@ -140,8 +148,8 @@ class Turns:
         self.check()
         self.warm()
         for _ in range(min(rounds, self.case.most_rounds)):
-            self.peers()
-            self.add(self._clock(self.case.ours))
+            self.run_peers()
+            self.add_ours(self._clock(self.case.ours))
         return self.figures()
 
     def figures(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import click
 
 import edm_fast
-from edm_fast.cli.bench_command import bench
+from edm_fast.cli.bench import bench
 from edm_fast.cli.convert import convert
 from edm_fast.cli.evaluate import evaluate
 from edm_fast.cli.generate import generate

@@ -14,22 +14,18 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from edm_fast.checkpoints import load, shipped_model
-from edm_fast.cli.network import NetworkFile
+from edm_fast.cli.features import FileOr, chosen_extractor, extractor_options, reference_images
+from edm_fast.cli.network import NetworkFile, check_class
 from edm_fast.cli.options import Device, SeedList
 from edm_fast.cli.sampler_options import SAMPLER_PARAMETERS, sampler_options
 from edm_fast.errors import CheckpointError
 from edm_fast.evaluation import (
     Evaluation,
-    Extractor,
     FolderImages,
     ImageSource,
-    InceptionExtractor,
     Measurement,
     SampledImages,
-    TorchScriptExtractor,
     compare,
-    digits_features,
-    digits_images,
     measure,
     read_statistics,
     write_statistics,
@@ -37,18 +33,6 @@ from edm_fast.evaluation import (
 from edm_fast.samplers import edm_table
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-
-
-class FileOr(click.Path):
-    """A path that exists, or one of some names, which stay text; './digits' is a path."""
-
-    def __init__(self, *names: str, dir_okay: bool) -> None:
-        super().__init__(exists=True, dir_okay=dir_okay, readable=True, path_type=Path)
-        self.names = names
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value in self.names else super().convert(value, param, ctx)
 
 
 @click.command()
@@ -66,16 +50,7 @@ class FileOr(click.Path):
     help="What to compare with: the built-in digits, a folder of images, or EDM's statistics, an .npz.",
 )
 @click.option("--write-ref", type=click.Path(dir_okay=False, path_type=Path), help="Write the reference's statistics.")
-@click.option(
-    "--extractor",
-    type=FileOr("digits", "inception", dir_okay=False),
-    default="digits",
-    show_default=True,
-    metavar="digits|inception|FILE",
-    help="What makes features. A FILE is TorchScript, and its code is run: take it from those you trust.",
-)
-@click.option("--weights", type=_FILE, help="Inception's weights.  [default: where torch-fidelity keeps them]")
-@click.option("--rgb", is_flag=True, help="Repeat grey images to three channels (for inception always).")
+@extractor_options
 @click.option("--precision-recall", is_flag=True, help="Also precision and recall; --ref must be images.")
 @click.option(
     "--neighbours", type=click.IntRange(min=1), default=3, show_default=True, help="k of precision and recall."
@@ -120,8 +95,8 @@ def evaluate(
     rgb = rgb or extractor == "inception"
     options = {"num_steps": steps, "discretization": disc, **solver_options}
     try:
-        chosen = _extractor(extractor, weights, device)
-        reference_source = _reference_images(ref, rgb)
+        chosen = chosen_extractor(extractor, weights, device)
+        reference_source = reference_images(ref, rgb)
         source: ImageSource | None = None
         if images is not None:
             source = FolderImages(images, rgb)
@@ -178,21 +153,6 @@ def _check_usage() -> None:
         raise click.BadParameter("precision and recall need images; statistics do not suffice", param_hint="--ref")
 
 
-def _extractor(extractor: Path | str, weights: Path | None, device: torch.device) -> Extractor:
-    if extractor == "digits":
-        return digits_features
-    if extractor == "inception":
-        return InceptionExtractor(weights, device)
-    return TorchScriptExtractor(extractor, device)
-
-
-def _reference_images(ref: Path | str, rgb: bool) -> ImageSource | None:
-    """The images of the reference; None if it is a file of statistics."""
-    if ref == "digits":
-        return digits_images(rgb)
-    return FolderImages(ref, rgb) if Path(ref).is_dir() else None
-
-
 def _sampled(
     seeds: list[int],
     network: Path | None,
@@ -203,9 +163,7 @@ def _sampled(
 ) -> SampledImages:
     with nullcontext(network) if network is not None else shipped_model() as path:
         net = load(path, device=device)
-    if class_idx is not None and class_idx >= net.label_dim:
-        classes = f"{class_idx} is not one of the classes 0 to {net.label_dim - 1}"
-        raise click.BadParameter(classes if net.label_dim else "the network is unconditional", param_hint="--class")
+    check_class(net, class_idx)
     try:
         edm_table(net, **options)
     except (ValueError, TypeError) as error:

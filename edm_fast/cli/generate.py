@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from edm_fast import images
-from edm_fast.checkpoints import load, shipped_model
-from edm_fast.cli.network import NetworkFile
+from edm_fast.cli.network import NetworkFile, check_class, load_with_hash
 from edm_fast.cli.options import Device, Folder, Interval, Number, SeedList, Shard
 from edm_fast.cli.output import ImageFolder, OtherSettingsError
 from edm_fast.cli.sampler_options import sampler_options
-from edm_fast.errors import CheckpointError
 from edm_fast.files import GRID, atomic_write
 from edm_fast.networks import Precond
 from edm_fast.ops.backends import usable_device
@@ -113,14 +109,9 @@ def generate(
     if grid and ranks > 1:
         raise click.BadParameter("a contact sheet needs all images in one process", param_hint="--grid")
 
-    net, file_hash = _load(network, device)
+    net, file_hash = load_with_hash(network, device)
     net.use_fp16 = dtype == "float16"
-    if class_idx is not None and not net.label_dim:
-        raise click.BadParameter("the network is unconditional", param_hint="--class")
-    if class_idx is not None and class_idx >= net.label_dim:
-        raise click.BadParameter(
-            f"{class_idx} is not one of the classes 0 to {net.label_dim - 1}", param_hint="--class"
-        )
+    check_class(net, class_idx)
     if net.img_channels not in (1, 3):
         raise click.ClickException(f"the network makes {net.img_channels} channels; PNG files hold 1 or 3")
 
@@ -134,7 +125,7 @@ def generate(
     if guidance == 1 and (gnet is not None or guidance_interval != (0, math.inf)):
         raise click.UsageError("--gnet and --guidance_interval mean nothing without --guidance")
     if guidance != 1:
-        second, second_hash = (None, None) if gnet is None else _load(gnet, device)
+        second, second_hash = (None, None) if gnet is None else load_with_hash(gnet, device)
         if second is None and not net.label_dim:
             raise click.BadParameter("the network is unconditional; give a --gnet", param_hint="--guidance")
         if second is not None:
@@ -203,23 +194,6 @@ def _environment_number(name: str, default: int) -> int:
     if not text.isdecimal():
         raise click.UsageError(f"the environment variable {name} is {text!r}; it must be an integer")
     return int(text)
-
-
-def _load(network: Path | None, device: torch.device) -> tuple[Precond, str]:
-    """The network and the hash of its file."""
-    try:
-        with nullcontext(network) if network is not None else shipped_model() as path:
-            return load(path, device=device), _hash(path)
-    except CheckpointError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _make(

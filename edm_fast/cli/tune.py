@@ -13,9 +13,8 @@ import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from edm_fast.cli.evaluate import FileOr, _extractor, _reference_images
-from edm_fast.cli.generate import _hash, _load
-from edm_fast.cli.network import NetworkFile
+from edm_fast.cli.features import FileOr, chosen_extractor, extractor_options, reference_images
+from edm_fast.cli.network import NetworkFile, check_class, file_hash, load_with_hash
 from edm_fast.cli.options import Device
 from edm_fast.cli.sampler_options import SAMPLER_PARAMETERS, sampler_options
 from edm_fast.cli.tune_file import Numbers, TrialsFile, number
@@ -23,8 +22,6 @@ from edm_fast.errors import CheckpointError
 from edm_fast.evaluation import Churn, Estimate, Grid, Measurement, Trial, Tuning, measure, read_statistics
 from edm_fast.evaluation import tune as search_for_churn
 from edm_fast.samplers import edm_table
-
-_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
 
 @click.command()
@@ -43,16 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option("--sets", type=click.IntRange(min=1), default=3, show_default=True, help="Sets of seeds in a trial.")
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed to count from.")
 @click.option("--class", "class_idx", type=click.IntRange(min=0), help="Class of all.  [default: random, by seed]")
-@click.option(
-    "--extractor",
-    type=FileOr("digits", "inception", dir_okay=False),
-    default="digits",
-    show_default=True,
-    metavar="digits|inception|FILE",
-    help="What makes features. A FILE is TorchScript, and its code is run: take it from those you trust.",
-)
-@click.option("--weights", type=_FILE, help="Inception's weights.  [default: where torch-fidelity keeps them]")
-@click.option("--rgb", is_flag=True, help="Repeat grey images to three channels (for inception always).")
+@extractor_options
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @sampler_options
@@ -91,17 +79,15 @@ def tune(
         grid = Grid(**{name: getattr(defaults, name) if values is None else values for name, values in lists.items()})
     except (ValueError, TypeError) as error:
         raise click.UsageError(f"--{error}") from None
-    net, network_hash = _load(network, device)
-    if class_idx is not None and class_idx >= net.label_dim:
-        classes = f"{class_idx} is not one of the classes 0 to {net.label_dim - 1}"
-        raise click.BadParameter(classes if net.label_dim else "the network is unconditional", param_hint="--class")
+    net, network_hash = load_with_hash(network, device)
+    check_class(net, class_idx)
     try:
         edm_table(net, **options)
     except (ValueError, TypeError) as error:
         raise click.UsageError(str(error)) from None
     try:
-        chosen = _extractor(extractor, weights, device)
-        source = _reference_images(ref, rgb)
+        chosen = chosen_extractor(extractor, weights, device)
+        source = reference_images(ref, rgb)
         reference = Measurement(read_statistics(ref)) if source is None else measure(source, chosen, batch=batch)
         settings: dict[str, Any] = {
             "network": network_hash,
@@ -184,8 +170,8 @@ def _digest(reference: Measurement) -> str:
 
 def _name(extractor: Path | str, weights: Path | None) -> str:
     """The extractor's name, or the hash of its file."""
-    name = extractor if isinstance(extractor, str) else _hash(extractor)
-    return name if weights is None else f"{name} {_hash(weights)}"
+    name = extractor if isinstance(extractor, str) else file_hash(extractor)
+    return name if weights is None else f"{name} {file_hash(weights)}"
 
 
 def _print(tuning: Tuning) -> None:

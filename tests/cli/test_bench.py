@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -27,7 +28,7 @@ def entry(output=ONES, name="a case"):
 def run(monkeypatch):
     def invoke(*arguments, known=None, expect=0):
         if known is not None:
-            monkeypatch.setattr("edm_fast.cli.bench_command.entries", lambda: iter(known))
+            monkeypatch.setattr(importlib.import_module("edm_fast.cli.bench"), "entries", lambda: iter(known))
         result = CliRunner().invoke(main, ["bench", *map(str, arguments)])
         assert result.exit_code == expect, result.output
         return result.output

@@ -18,6 +18,7 @@ from edm_fast.files import atomic_write
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
+    """A case's line under the header that `bench` prints."""
     peer = fastest(figures)
     assert peer is not None
     compared, copy = figures["peers"][peer], figures.get("copy")
@@ -77,18 +78,14 @@ def bench(
     )
     rows: dict[str, dict[str, Any]] = {}
     for entry in tqdm(chosen, disable=None, leave=False):
-        torch.manual_seed(0)
-        with torch.no_grad():
-            case = entry.build()
-            if not compiled:
-                for name in [name for name, peer in case.peers.items() if peer.compiles]:
-                    del case.peers[name]
-            try:
+        case = entry.case(compilers=compiled)
+        try:
+            with torch.no_grad():
                 figures = Turns(case).run(rounds)
-                tqdm.write(line(entry.name, figures))
-            except MismatchError as error:
-                figures = {"match": False, "reason": str(error)}
-                tqdm.write(f"{entry.name:58} no match, no time: {error}")
+            tqdm.write(line(entry.name, figures))
+        except MismatchError as error:
+            figures = {"match": False, "reason": str(error)}
+            tqdm.write(f"{entry.name:58} no match, no time: {error}")
         rows.setdefault(entry.group, {})[entry.name] = figures
     if output is not None:
         text = json.dumps({"machine": where, "rows": rows}, indent=2, ensure_ascii=False) + "\n"

@@ -25,12 +25,6 @@ _MAX_FORWARDS = 64
 # libgomp's threads go on spinning for some milliseconds after a region; the next turn starts when they sleep.
 _SETTLE_S = 0.02
 
-# Memory that is given back to the system costs page faults at every forward; nobody is to win by avoiding that.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
-    "MALLOC_TOP_PAD_": str(1 << 28),
-}
 _AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
@@ -63,7 +57,7 @@ class Worker:
         self.spec = spec
         self.cpu_s = 0.0
         self._forwards, self._warm = 1, 0
-        environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         if spec.isa == "avx2" and spec.kind != "ours":
             environment |= _AVX2_ONLY
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(
