@@ -26,7 +26,8 @@ def png_bytes(pixels: np.ndarray) -> bytes:
 
 
 def contact_sheet(pixels: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """One picture, uint8 [H', W', C], of images [N, H, W, C] in reading order; about square by default.
+    """One picture, uint8 [H', W', C], of images [N, H, W, C] in reading order, in rows of `columns` images; by default
+    the smallest square that holds them.
 
     Small images are enlarged, pixel by pixel, to at least 32 pixels, and stand apart by a grey line.
     """

@@ -12,8 +12,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Takes images uint8 [N, C, H, W], 0 … 255, and returns floating-point features [N, F]: a function or an nn.Module.
 Extractor = Callable[[Tensor], Tensor]
+"""Takes images uint8 [N, C, H, W], 0 … 255, and returns floating-point features [N, F]: a function or an nn.Module."""
 
 
 def device_of(extractor: Extractor) -> torch.device:

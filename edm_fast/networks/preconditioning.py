@@ -27,6 +27,7 @@ class Precond(reference.Precond):
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
+        """The dtype that F runs in; None for EDM's rule. Setting it to another raises ValueError."""
         return self._compute_dtype
 
     @compute_dtype.setter

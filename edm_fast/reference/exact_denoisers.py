@@ -57,7 +57,7 @@ class ExactDenoiser:
 
         Raises ValueError for a wrong number of noise levels.
         """
-        sigma = torch.as_tensor(sigma, device=x.device).to(x.dtype).reshape(-1)
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)
         if sigma.numel() not in (1, x.shape[0]):
             raise ValueError(f"sigma must hold 1 or {x.shape[0]} values, but it holds {sigma.numel()}")
         return self.denoise(x, sigma)

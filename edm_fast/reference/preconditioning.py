@@ -177,7 +177,19 @@ class Precond(nn.Module):
 
 
 class VPPrecond(Precond):
-    """Variance preserving: c_skip = 1, c_out = −σ, c_in = 1/√(σ²+1), c_noise = (M−1)·t(σ)."""
+    """Variance preserving: c_skip = 1, c_out = −σ, c_in = 1/√(σ²+1), c_noise = (M−1)·t(σ).
+
+    Args:
+        img_resolution, img_channels, label_dim: of the images and labels; 0 for a network without labels.
+        use_fp16: run F in float16 on CUDA.
+        beta_d, beta_min: of σ(t) = √(exp(½β_d t² + β_min t) − 1).
+        M: how many values the noise label of the network has.
+        epsilon_t: smallest t; sigma_min is σ(ε_t), sigma_max is σ(1).
+        model_type: "SongUNet" or "DhariwalUNet".
+        **model_kwargs: those of the network, whose class names them.
+
+    Raises ValueError for an unknown `model_type`.
+    """
 
     def __init__(
         self,
@@ -218,7 +230,17 @@ class VPPrecond(Precond):
 
 
 class VEPrecond(Precond):
-    """Variance exploding: c_skip = 1, c_out = σ, c_in = 1, c_noise = ln(σ/2)."""
+    """Variance exploding: c_skip = 1, c_out = σ, c_in = 1, c_noise = ln(σ/2).
+
+    Args:
+        img_resolution, img_channels, label_dim: of the images and labels; 0 for a network without labels.
+        use_fp16: run F in float16 on CUDA.
+        sigma_min, sigma_max: the noise levels that the denoiser accepts.
+        model_type: "SongUNet" or "DhariwalUNet".
+        **model_kwargs: those of the network, whose class names them.
+
+    Raises ValueError for an unknown `model_type`.
+    """
 
     def __init__(
         self,
@@ -247,6 +269,15 @@ class iDDPMPrecond(Precond):
 
     The network has 2·img_channels outputs, of which the first half is F. Buffer `u` [M+1] holds the noise levels:
     u_M = 0, u_{j−1} = √((u_j²+1) / max(ᾱ(j−1)/ᾱ(j), C_1) − 1), ᾱ(j) = sin²(½π·j/M/(C_2+1)), in float32.
+
+    Args:
+        img_resolution, img_channels, label_dim: of the images and labels; 0 for a network without labels.
+        use_fp16: run F in float16 on CUDA.
+        C_1, C_2, M: of the noise levels; sigma_min is u_{M−1}, sigma_max is u_0.
+        model_type: "SongUNet" or "DhariwalUNet".
+        **model_kwargs: those of the network, whose class names them.
+
+    Raises ValueError for an unknown `model_type`.
     """
 
     u: Tensor
@@ -309,7 +340,18 @@ class iDDPMPrecond(Precond):
 
 
 class EDMPrecond(Precond):
-    """EDM: c_skip = σ_d²/(σ²+σ_d²), c_out = σσ_d/√(σ²+σ_d²), c_in = 1/√(σ²+σ_d²), c_noise = ln(σ)/4."""
+    """EDM: c_skip = σ_d²/(σ²+σ_d²), c_out = σσ_d/√(σ²+σ_d²), c_in = 1/√(σ²+σ_d²), c_noise = ln(σ)/4.
+
+    Args:
+        img_resolution, img_channels, label_dim: of the images and labels; 0 for a network without labels.
+        use_fp16: run F in float16 on CUDA.
+        sigma_min, sigma_max: the noise levels that the denoiser accepts.
+        sigma_data: σ_d, the standard deviation of the images in [-1, 1].
+        model_type: "SongUNet" or "DhariwalUNet".
+        **model_kwargs: those of the network, whose class names them.
+
+    Raises ValueError for an unknown `model_type`.
+    """
 
     def __init__(
         self,

@@ -45,6 +45,23 @@ class SongUNet(nn.Module):
     `RxR_<part>`. `ddpmpp` is the default configuration without augmentation; `ncsnpp` has embedding_type='fourier',
     encoder_type='residual', channel_mult_noise=2 and resample_filter=[1, 3, 3, 1].
 
+    Args:
+        img_resolution: height and width of the images; the levels are named by it.
+        in_channels, out_channels: of x and of F.
+        label_dim: width of the class label rows; 0 for none.
+        augment_dim: width of the augmentation label rows; 0 for none.
+        model_channels, channel_mult: channels of level i are model_channels · channel_mult[i].
+        channel_mult_emb: the embedding has model_channels · channel_mult_emb numbers.
+        num_blocks: residual blocks of a level in the encoder; the decoder has one more.
+        attn_resolutions: resolutions with self-attention, as img_resolution >> i names them.
+        dropout: probability in every block while training.
+        label_dropout: probability that a sample's labels are zeros while training, as guidance needs it.
+        embedding_type: of the noise level: "positional" or "fourier" (random frequencies, kept in the checkpoint).
+        channel_mult_noise: the noise level's embedding has model_channels · channel_mult_noise numbers.
+        encoder_type: "standard", or "skip" or "residual" with the input resampled beside it at every level.
+        decoder_type: "standard", or "skip" with an output added up over the levels.
+        resample_filter: taps of the filter of resampling, symmetric; divided by their sum.
+
     Raises ValueError for an unknown embedding_type, encoder_type or decoder_type.
     """
 

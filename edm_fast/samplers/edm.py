@@ -46,11 +46,27 @@ def edm_table(
 ) -> SolverTable:
     """The table of every sampler in the paper, for the noise levels that `net` accepts.
 
-    `net` is asked for sigma_min, sigma_max and round_sigma, which gets tensors on `device` (by default where the
-    network's parameters lie), and needs none of them. The other arguments are those of `ablation_sampler`; also
-    accepted as `discretization` are "exponential" and "polyexponential" (with exponent `rho`).
+    Args:
+        net: asked for sigma_min, sigma_max and round_sigma, and needs none of them.
+        device: where round_sigma gets its tensors; by default where the network's parameters lie.
+        num_steps: steps of the solver, 1 … 100,000.
+        sigma_min, sigma_max: the lowest and highest noise level, clamped to the network's; by default those of the
+            discretization: vp σ(ε_s) and σ(1), ve 0.02 and 100, iddpm 0.002 and 81, all others 0.002 and 80.
+        rho: exponent of the levels of "edm", σ^{1/ρ} evenly spaced, and of "polyexponential".
+        solver: "heun" (second order, see `alpha`) or "euler".
+        discretization: which noise levels: "edm", "vp" (t evenly spaced), "ve" (σ² geometric), "iddpm" (those of
+            improved DDPM), "exponential" (ln σ evenly spaced) or "polyexponential".
+        schedule: "linear" (σ = t), "vp" or "ve" (σ = √t).
+        scaling: "none" (s = 1) or "vp" (s = 1/√(1+σ²)).
+        epsilon_s: smallest t of the VP schedule, in (0, 1).
+        C_1, C_2, M: constants of the iDDPM levels; C_1 in (0, 1], M in 1 … 100,000.
+        alpha: parameter of the second-order solver, in (0, 1]; 1 is Heun's method, ½ the midpoint rule.
+        S_churn, S_min, S_max, S_noise: see `Churn`; S_churn = 0 draws no noise.
 
-    Raises ValueError or TypeError for arguments out of range, naming them.
+    Raises:
+        ValueError, TypeError: an argument out of range, named first; a range of levels that leaves float64.
+
+    Source: Karras et al. 2022, table 1 and algorithms 1 to 3.
     """
     num_steps = arguments.check_count("num_steps", num_steps, arguments.MOST_STEPS)
     arguments.check_choice("solver", solver, SOLVERS)
@@ -207,16 +223,17 @@ def ablation_sampler(
 ) -> torch.Tensor:
     """The paper's generalised sampler: any discretization, schedule σ(t), scaling s(t) and second-order solver.
 
-    Args beyond those of `edm_sampler`:
-        sigma_min, sigma_max: by default those of the discretization: vp σ(ε_s) and σ(1), ve 0.02 and 100, iddpm 0.002
-            and 81, edm 0.002 and 80.
-        solver: "heun" (second order, see `alpha`) or "euler".
+    Args:
+        net, latents, class_labels, randn_like: as `edm_sampler` has them.
+        num_steps, sigma_min, sigma_max, rho, solver, schedule, scaling, epsilon_s, C_1, C_2, M, alpha, S_churn, S_min,
+            S_max, S_noise: as `edm_table` has them.
         discretization: "edm", "vp", "ve" or "iddpm"; which noise levels.
-        schedule: "linear" (σ = t), "vp" or "ve" (σ = √t).
-        scaling: "none" or "vp" (s = 1/√(1+σ²)).
-        epsilon_s: smallest t of the VP schedule.
-        C_1, C_2, M: constants of the iDDPM levels.
-        alpha: parameter of the second-order solver, in (0, 1]; 1 is Heun's method.
+
+    Returns:
+        float64 [N, C, H, W]. No gradients are recorded.
+
+    Raises:
+        ValueError, TypeError: an argument out of range, labels or latents that do not fit the network.
 
     Where churn is off no noise is added. The public code adds what rounding leaves of σ(σ⁻¹(σ)), about 1e-8·σ, for the
     VP schedule even then.

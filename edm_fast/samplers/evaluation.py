@@ -173,7 +173,17 @@ def evaluation_of(
 ) -> Evaluation:
     """The evaluation for a network: by its plan or its F where they are known, by its denoised output otherwise.
 
-    `prepare`: let a network of this library be prepared; a `Prepared` is used as it is.
+    Args:
+        net: a network of this library, a `Prepared`, or any callable net(x, sigma, class_labels) → D(x; σ).
+        table: the run that it is evaluated for.
+        class_labels: rows [N, label_dim] or [1, label_dim], or None.
+        device, state_dtype: of the run's state; other callables get x in this dtype.
+        force_fp32: compute in float32, whatever the network's own rule says.
+        prepare: let a network of this library be prepared; a `Prepared` is used as it is.
+
+    Raises:
+        ValueError, TypeError: labels that do not fit a prepared network.
+        RuntimeError: weights that the network's plan cannot take, or a CUDA device without kernels.
     """
     prepared = net if isinstance(net, Prepared) else prepared_for(net, device, force_fp32) if prepare else None
     if prepared is not None:

@@ -62,6 +62,12 @@ def execute(
         callback: called once per step.
         guide: a second network and its weight at each evaluation.
         first_bad: int64 [N], lowered to k + 1 where evaluation k is the first with a D that is not finite.
+        backend: of `solver_step`.
+
+    Raises:
+        ValueError, TypeError: the network or `randn_like` returned what does not fit the state, by its name.
+
+    Whatever the network or the callback raises is passed on.
     """
     device = latents.device
     state = [latents.detach().to(state_dtype, copy=True, memory_format=torch.contiguous_format)]

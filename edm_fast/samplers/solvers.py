@@ -29,6 +29,7 @@ class Churn:
     S_noise: float = 1
 
     def gamma(self, sigma: float, num_steps: int) -> float:
+        """γ of a step that starts at σ, of `num_steps`: churn raises σ to (1 + γ)·σ. 0 outside [S_min, S_max]."""
         return min(self.S_churn / num_steps, _MAX_GAMMA) if self.S_min <= sigma <= self.S_max else 0.0
 
 

@@ -122,6 +122,7 @@ class TableBuilder:
         self._append(x, keep, entered)
 
     def finish(self) -> SolverTable:
+        """The table of all rows so far, one more of them than evaluations. ValueError before the first evaluation."""
         sigma, t, scale, step = zip(*self._points, strict=True)
         return SolverTable(
             updates=np.stack(self._updates),

@@ -45,6 +45,7 @@ class Run:
 
     @property
     def writes(self) -> bool:
+        """True in the process that writes the folder's files: the first of all."""
         return self.trainer.world.rank == 0
 
     def resume(self) -> bool:
