@@ -117,7 +117,10 @@ class Precond(nn.Module):
             class_labels=self._label_rows(class_labels, x_in),
             **model_kwargs,
         )
-        return output[:, : self.img_channels].to(torch.float32)
+        # A slice of all channels would fill and copy its gradient, in another layout.
+        if output.shape[1] != self.img_channels:
+            output = output[:, : self.img_channels]
+        return output.to(torch.float32)
 
     def network_dtype(self, device: torch.device, force_fp32: bool) -> torch.dtype:
         """Return the dtype that F runs in."""

@@ -134,3 +134,14 @@ def test_an_output_of_another_shape_is_named():
     y, _, _, _, _ = batch()
     with pytest.raises(ValueError, match="^net: returned shape"):
         losses.EDMLoss().per_sample(lambda x, sigma, labels: x[:, :1], y)
+
+
+def test_the_gradient_of_the_network_output_lies_as_the_output_does():
+    """What the backward pass of a channels-last network begins with; a copy into another layout would cost it."""
+    seen = []
+    net = network(EDMPrecond)
+    net.model.register_forward_hook(lambda module, inputs, output: output.register_hook(seen.append) and None)
+    y, labels, augment_labels, _, _ = batch()
+    losses.EDMLoss()(net, y, labels, lambda images: (images, augment_labels)).sum().backward()
+    (gradient,) = seen
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
