@@ -1,4 +1,5 @@
-"""The benchmark suite: pytest-benchmark times ours, and in each of its rounds every peer runs first.
+"""The benchmark suite: pytest-benchmark times ours, and in each of its rounds every peer runs first. Its own table has
+whole turns, in which what is short runs several times; figures in the file are of one call.
 
     pytest benchmarks/suite                 one size of each, under 3 minutes; figures go to build/suite-quick.json
     pytest benchmarks/suite --full          all, under 40 minutes; figures go to benchmarks/results/MACHINE/suite.json
@@ -24,7 +25,6 @@ from harness import RESULTS, merge, revision, slug  # noqa: E402
 from workers import Others, Worker  # noqa: E402
 
 from edm_fast.bench import Case, MismatchError, Turns, entries, keep_memory, machine  # noqa: E402
-from edm_fast.bench.turns import seconds  # noqa: E402
 
 TITLE = "CPU"
 _ROUNDS, _QUICK_ROUNDS = 15, 5
@@ -83,7 +83,7 @@ def versus(
     """Measure a case: outputs, then rounds in which the peers run before ours."""
 
     def measure(
-        group: str, name: str, case: Case, clock: Callable[..., float] = seconds, workers: Iterable[Worker] = ()
+        group: str, name: str, case: Case, clock: Callable[..., float] | None = None, workers: Iterable[Worker] = ()
     ) -> None:
         rounds = request.config.getoption("--rounds") or (_ROUNDS if full else _QUICK_ROUNDS)
         turns = Turns(case, clock)
@@ -99,7 +99,7 @@ def versus(
         turns.warm()
         others = Others(*workers)
         benchmark.group = group
-        benchmark.pedantic(case.ours, setup=turns.run_peers, rounds=min(rounds, case.most_rounds))
+        benchmark.pedantic(turns.run_ours, setup=turns.run_peers, rounds=min(rounds, case.most_rounds))
         for taken in benchmark.stats.stats.data:
             turns.add_ours(taken)
         figures = {**turns.figures(), "others_share": others.share()}

@@ -1,16 +1,19 @@
 """Interleaved timing: in each round everything that is compared runs once, and ratios are formed within rounds.
 
-A machine that slows down then slows all of them.
+A machine that slows down then slows all of them. What takes less than 5 ms runs several times in its turn, since a single
+call would mostly measure cold caches and threads that the others left asleep.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,9 @@ COPY = "copy of as many bytes"
 # A copy below this size is mostly the call.
 _LEAST_COPY = 1 << 16
 _WARM_ROUNDS = 2
+_LEAST_TURN = 5e-3  # seconds
+_MOST_CALLS = 100
+_OURS = "ours"
 
 
 class MismatchError(Exception):
@@ -96,11 +102,17 @@ def copy_of(size: int) -> Callable[[], object]:
 
 
 class Turns:
-    """The rounds of one case: `check` and `warm`; then, in turn, `run_peers` and `add_ours`; then `figures`."""
+    """The rounds of one case: `check` and `warm`; then, in turn, `run_peers`, `run_ours` and `add_ours`; then `figures`.
 
-    def __init__(self, case: Case, clock: Callable[[Callable[[], object]], float] = seconds) -> None:
+    `clock`: gives the seconds of a call; each turn is then a single call. By default it is the wall's, and turns are of at
+    least 5 ms or 100 calls.
+    """
+
+    def __init__(self, case: Case, clock: Callable[[Callable[[], object]], float] | None = None) -> None:
         self.case = case
-        self._clock = clock
+        self._clock = clock or seconds
+        self._one_call = clock is not None
+        self._calls: dict[str, int] = {}
         self._others = {name: peer.run for name, peer in case.peers.items()}
         if case.bytes is not None and case.bytes >= _LEAST_COPY:
             self._others[COPY] = copy_of(case.bytes)
@@ -112,7 +124,7 @@ class Turns:
     def check(self) -> None:
         """Compare all outputs; MismatchError names the first that is too far off."""
         expected = self.case.expected()
-        outputs: dict[str, Callable[[], Tensor] | None] = {"ours": self.case.output}
+        outputs: dict[str, Callable[[], Tensor] | None] = {_OURS: self.case.output}
         outputs |= {name: peer.output for name, peer in self.case.peers.items()}
         for name, output in outputs.items():
             self.errors[name] = None if output is None else relative_error(output(), expected)
@@ -130,18 +142,31 @@ class Turns:
             for function in self._others.values():
                 function()
             self.case.ours()
+        if not self._one_call:
+            for name, function in {**self._others, _OURS: self.case.ours}.items():
+                self._calls[name] = min(_MOST_CALLS, max(1, math.ceil(_LEAST_TURN / max(seconds(function), 1e-9))))
 
     def run_peers(self) -> None:
-        """Run all but ours once; another one begins each time."""
+        """A turn of all but ours; another one begins each time."""
         names = [*self._others]
         start = self._round % max(1, len(names))
         for name in names[start:] + names[:start]:
-            self._times[name].append(self._clock(self._others[name]))
+            taken = self._clock(partial(self._turn, name, self._others[name]))
+            self._times[name].append(taken / self._calls.get(name, 1))
         self._round += 1
 
-    def add_ours(self, ours_s: float) -> None:
-        """The seconds of ours in the round that `run_peers` began."""
-        self._ours.append(ours_s)
+    def run_ours(self) -> object:
+        """A turn of ours."""
+        return self._turn(_OURS, self.case.ours)
+
+    def _turn(self, name: str, function: Callable[[], object]) -> object:
+        for _ in range(self._calls.get(name, 1) - 1):
+            function()
+        return function()
+
+    def add_ours(self, turn_s: float) -> None:
+        """The seconds of `run_ours` in the round that `run_peers` began."""
+        self._ours.append(turn_s / self._calls.get(_OURS, 1))
 
     def run(self, rounds: int) -> dict[str, Any]:
         """All of it, timed by the clock."""
@@ -149,7 +174,7 @@ class Turns:
         self.warm()
         for _ in range(min(rounds, self.case.most_rounds)):
             self.run_peers()
-            self.add_ours(self._clock(self.case.ours))
+            self.add_ours(self._clock(self.run_ours))
         return self.figures()
 
     def figures(self) -> dict[str, Any]:
@@ -158,8 +183,9 @@ class Turns:
         figures: dict[str, Any] = {
             "ours_s": statistics.median(self._ours) / case.parts,
             "rounds": len(self._ours),
+            "calls": self._calls.get(_OURS, 1),
             "match": True,
-            "error": self.errors.get("ours"),
+            "error": self.errors.get(_OURS),
             "error_bound": case.bound,
             "peers": {name: self._compared(name) for name in case.peers},
             "targets": case.targets,

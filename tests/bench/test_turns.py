@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -61,6 +63,26 @@ def test_each_round_runs_everything_once_and_begins_with_another_peer():
     clock = Timed(ours=1.0, a=1.0, b=1.0)
     Turns(case(), clock).run(3)
     assert clock.order == ["a", "b", "ours", "b", "a", "ours", "a", "b", "ours"]
+
+
+def test_what_is_short_runs_several_times_in_its_turn(monkeypatch):
+    now, calls = [0.0], {"ours": 0, "a": 0}
+
+    def takes(name, seconds):
+        def run():
+            now[0] += seconds
+            calls[name] += 1
+
+        return run
+
+    monkeypatch.setattr("edm_fast.bench.turns.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    tick = 2.0**-10
+    short = case(ours=takes("ours", tick), peers={"a": Peer(takes("a", 2 * tick))})
+    figures = Turns(short).run(4)
+    # Twice to warm up, once to know how long it takes, then four turns of 5 ms.
+    assert calls == {"ours": 3 + 4 * 6, "a": 3 + 4 * 3}
+    assert (figures["ours_s"], figures["calls"]) == (tick, 6)
+    assert (figures["peers"]["a"]["s"], figures["peers"]["a"]["ratio"]) == (2 * tick, 2)
 
 
 def test_a_run_of_parts_reports_one_of_them():
