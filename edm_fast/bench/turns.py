@@ -1,7 +1,7 @@
-"""Interleaved timing: in each round everything that is compared runs once, and ratios are formed within rounds.
+"""Interleaved timing: in each round everything that is compared has a turn, and ratios are formed within rounds.
 
-A machine that slows down then slows all of them. What takes less than 5 ms runs several times in its turn, since a single
-call would mostly measure cold caches and threads that the others left asleep.
+A machine that slows down then slows all of them. What takes less than 5 ms runs several times in its turn, since a
+single call would mostly measure cold caches and threads that the others left asleep.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def copy_of(size: int) -> Callable[[], object]:
 
 
 class Turns:
-    """The rounds of one case: `check` and `warm`; then, in turn, `run_peers`, `run_ours` and `add_ours`; then `figures`.
+    """The rounds of a case: `check` and `warm`; then, in turn, `run_peers`, `run_ours` and `add_ours`; then `figures`.
 
-    `clock`: gives the seconds of a call; each turn is then a single call. By default it is the wall's, and turns are of at
-    least 5 ms or 100 calls.
+    `clock`: gives the seconds of a call; each turn is then a single call. By default it is the wall's, and turns are
+    of at least 5 ms or 100 calls.
     """
 
     def __init__(self, case: Case, clock: Callable[[Callable[[], object]], float] | None = None) -> None:
