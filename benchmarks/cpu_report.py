@@ -19,7 +19,8 @@ FILE = "suite.json"
 MOST_OTHERS = 0.1
 
 TEXT = """Each line: ours, and the fastest of what one would run instead, in the same rounds; the ratio is the median
-over rounds, with quartiles. Then the ratios over the other peers. GB/s are bytes that must be read or written, once;
+over rounds, with quartiles. A round's turn is 5 ms of calls, or one call of a network, a training step or what takes
+longer; times are of one call. Then the ratios over the other peers. GB/s are bytes that must be read or written, once;
 beside them is the time of a copy of as many bytes over ours. Error is the largest difference from a float64 result over
 its largest value, of ours and what is allowed; peers are held to the same. What was timed while other programs took
 more than a tenth of the cores is marked †."""

@@ -21,17 +21,7 @@ class DhariwalUNet(nn.Module):
     Level i has resolution R = img_resolution >> i and model_channels · channel_mult[i] channels; modules are named
     `RxR_<part>`. Attention heads have 64 channels, so a level with fewer has no attention at all.
 
-    Args:
-        img_resolution: height and width of the images; the levels are named by it.
-        in_channels, out_channels: of x and of F.
-        label_dim: width of the class label rows; 0 for none.
-        augment_dim: width of the augmentation label rows; 0 for none.
-        model_channels, channel_mult: channels of level i are model_channels · channel_mult[i].
-        channel_mult_emb: the embedding has model_channels · channel_mult_emb numbers.
-        num_blocks: residual blocks of a level in the encoder; the decoder has one more.
-        attn_resolutions: resolutions with self-attention, as img_resolution >> i names them.
-        dropout: probability in every block while training.
-        label_dropout: probability that a sample's labels are zeros while training, as guidance needs it.
+    The arguments are those of `SongUNet` with the same names.
     """
 
     # What the parts are made by; subclasses with another forward put theirs here.

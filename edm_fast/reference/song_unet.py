@@ -60,7 +60,7 @@ class SongUNet(nn.Module):
         channel_mult_noise: the noise level's embedding has model_channels · channel_mult_noise numbers.
         encoder_type: "standard", or "skip" or "residual" with the input resampled beside it at every level.
         decoder_type: "standard", or "skip" with an output added up over the levels.
-        resample_filter: taps of the filter of resampling, symmetric; divided by their sum.
+        resample_filter: taps of the filter of resampling, an even number of them; divided by their sum.
 
     Raises ValueError for an unknown embedding_type, encoder_type or decoder_type.
     """

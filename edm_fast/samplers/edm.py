@@ -52,7 +52,7 @@ def edm_table(
         num_steps: steps of the solver, 1 … 100,000.
         sigma_min, sigma_max: the lowest and highest noise level, clamped to the network's; by default those of the
             discretization: vp σ(ε_s) and σ(1), ve 0.02 and 100, iddpm 0.002 and 81, all others 0.002 and 80.
-        rho: exponent of the levels of "edm", σ^{1/ρ} evenly spaced, and of "polyexponential".
+        rho: in "edm", σ^{1/ρ} is evenly spaced; in "polyexponential", the ramp of ln σ is raised to this power.
         solver: "heun" (second order, see `alpha`) or "euler".
         discretization: which noise levels: "edm", "vp" (t evenly spaced), "ve" (σ² geometric), "iddpm" (those of
             improved DDPM), "exponential" (ln σ evenly spaced) or "polyexponential".

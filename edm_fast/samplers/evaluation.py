@@ -181,9 +181,8 @@ def evaluation_of(
         force_fp32: compute in float32, whatever the network's own rule says.
         prepare: let a network of this library be prepared; a `Prepared` is used as it is.
 
-    Raises:
-        ValueError, TypeError: labels that do not fit a prepared network.
-        RuntimeError: weights that the network's plan cannot take, or a CUDA device without kernels.
+    Raises nothing of its own. Labels that do not fit are found when the network is evaluated: ValueError then, from
+    networks of this library.
     """
     prepared = net if isinstance(net, Prepared) else prepared_for(net, device, force_fp32) if prepare else None
     if prepared is not None:

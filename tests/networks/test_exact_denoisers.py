@@ -102,6 +102,13 @@ def test_sigma_may_be_a_number_a_scalar_or_one_per_sample(make):
 
 
 @pytest.mark.parametrize("make", MAKERS)
+def test_a_number_is_not_rounded_on_its_way(make):
+    x = rand(2, 2, 3, 3)
+    assert float(torch.tensor(0.1)) != 0.1
+    assert torch.equal(make()(x, 0.1), make()(x, torch.tensor(0.1, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_denoisers_look_like_networks(make):
     net = make()
     assert (net.sigma_min, net.sigma_max, net.label_dim) == (0, math.inf, 0)
