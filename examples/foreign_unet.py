@@ -70,7 +70,7 @@ class DDPMDenoiser(nn.Module):
         return (above - 1 + (log_sigma - low) / (high - low)).clamp(0, len(levels) - 1)
 
     def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        sigma = torch.as_tensor(sigma, device=x.device).to(x.dtype).reshape(-1, 1, 1, 1)
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
         scale = (1 + sigma**2).sqrt()
         timestep = self.timestep(sigma).flatten().expand(len(x))
         prediction = self.unet((x / scale).to(self.unet.dtype), timestep, class_labels=self.ids(x, class_labels))
