@@ -245,8 +245,22 @@ class _Cpu(Protocol):
         kernel: int,
         algorithm: int,
         factors: int,
+        turned: bool,
         weight: int,
         packed: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def conv2d_weight_grad(
+        self,
+        shape: Shape,
+        channels: tuple[int, int],
+        padding: int,
+        algorithm: int,
+        dtype: int,
+        x: int,
+        grad: int,
+        out: int,
         threads: int,
         /,
     ) -> None: ...

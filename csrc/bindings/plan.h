@@ -179,12 +179,13 @@ inline void def_plan(py::module_& module) {
     module.def("use_huge_pages",
                [](Address memory, std::size_t bytes) { cpu::use_huge_pages(pointer<void>(memory), bytes); });
     module.def("pack_conv2d", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm,
-                                 int32_t factors, Address weight, Address packed, int threads) {
+                                 int32_t factors, bool turned, Address weight, Address packed, int threads) {
         const PackConv2dArgs args{in_channels,
                                   out_channels,
                                   kernel,
                                   ConvAlgorithm(algorithm),
                                   DType(factors),
+                                  turned,
                                   pointer<const float>(weight),
                                   pointer<float>(packed)};
         py::gil_scoped_release release;
@@ -215,6 +216,20 @@ inline void def_plan(py::module_& module) {
         args.out = pointer<void>(out);
         py::gil_scoped_release release;
         cpu::conv2d(args, threads);
+    });
+    module.def("conv2d_weight_grad", [](Shape shape, Extents channels, int32_t padding, int32_t algorithm,
+                                        int32_t dtype, Address x, Address grad, Address out, int threads) {
+        Conv2dWeightGradArgs args{};
+        std::tie(args.samples, args.height, args.width) = shape;
+        std::tie(args.in_channels, args.out_channels) = channels;
+        args.padding = padding;
+        args.algorithm = ConvAlgorithm(algorithm);
+        args.dtype = DType(dtype);
+        args.x = pointer<const void>(x);
+        args.grad = pointer<const void>(grad);
+        args.out = pointer<float>(out);
+        py::gil_scoped_release release;
+        cpu::conv2d_weight_grad(args, threads);
     });
 }
 

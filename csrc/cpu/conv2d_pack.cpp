@@ -28,6 +28,24 @@ struct PackedPanel {
     }
 };
 
+// The weights where they lie, for output channel o, input channel k and a tap.
+struct Weights {
+    const float* memory;
+    int64_t out_stride, in_stride, first_tap, tap_stride;
+
+    explicit Weights(const PackConv2dArgs& args) : memory(args.weight) {
+        const int64_t taps = int64_t(args.kernel) * args.kernel;
+        out_stride = args.turned ? taps : args.in_channels * taps;
+        in_stride = args.turned ? args.out_channels * taps : taps;
+        first_tap = args.turned ? taps - 1 : 0;
+        tap_stride = args.turned ? -1 : 1;
+    }
+
+    float at(int64_t o, int64_t k, int64_t tap) const {
+        return memory[o * out_stride + k * in_stride + first_tap + tap * tap_stride];
+    }
+};
+
 static int64_t depth_of(const PackConv2dArgs& args) {
     return args.factors == kFloat32 ? args.in_channels : args.in_channels / 2;
 }
@@ -36,6 +54,7 @@ template <int kHeight, int kWidth>
 static void pack_winograd(const PackConv2dArgs& args, int threads) {
     constexpr int kRows = kHeight + 2, kColumns = kWidth + 2;
     const int64_t in = args.in_channels, out = args.out_channels, padded = padded_channels(out), depth = depth_of(args);
+    const Weights weights(args);
     parallel_for(panel_count(out), threads, [&](int64_t panel) {
         const int width = panel_vectors(out, panel) * kLanes;
         for (int64_t k = 0; k < in; ++k) {
@@ -45,7 +64,7 @@ static void pack_winograd(const PackConv2dArgs& args, int threads) {
                 for (int lane = 0; lane < count; ++lane) {
                     const int64_t o = panel * kPanelWidth + first + lane;
                     if (o >= out) continue;
-                    for (int tap = 0; tap < 9; ++tap) taps[tap][lane] = args.weight[(o * in + k) * 9 + tap];
+                    for (int tap = 0; tap < 9; ++tap) taps[tap][lane] = weights.at(o, k, tap);
                 }
                 for (int column = 0; column < 3; ++column) {
                     const Doubles g[3] = {taps[column], taps[3 + column], taps[6 + column]};
@@ -67,6 +86,7 @@ static void pack_winograd(const PackConv2dArgs& args, int threads) {
 static void pack_direct(const PackConv2dArgs& args, int threads) {
     const int64_t in = args.in_channels, out = args.out_channels, taps = int64_t(args.kernel) * args.kernel;
     const int64_t depth = depth_of(args);
+    const Weights weights(args);
     parallel_for(panel_count(out), threads, [&](int64_t panel) {
         const int width = panel_vectors(out, panel) * kLanes;
         for (int64_t tap = 0; tap < taps; ++tap) {
@@ -75,7 +95,7 @@ static void pack_direct(const PackConv2dArgs& args, int threads) {
             for (int64_t k = 0; k < in; ++k) {
                 for (int lane = 0; lane < width; ++lane) {
                     const int64_t o = panel * kPanelWidth + lane;
-                    packed.write(k, lane, o < out ? args.weight[(o * in + k) * taps + tap] : 0.0f);
+                    packed.write(k, lane, o < out ? weights.at(o, k, tap) : 0.0f);
                 }
             }
         }

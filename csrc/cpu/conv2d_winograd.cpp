@@ -9,7 +9,7 @@
 #include <algorithm>
 
 #include "conv2d_team.h"
-#include "winograd.h"
+#include "winograd_tiles.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
@@ -20,21 +20,13 @@ constexpr int64_t kItemsAtOnce = 2;
 constexpr int64_t kSharedBytes = 4 << 20;   // of V, about, if the team shares it,
 constexpr int64_t kPrivateBytes = 7 << 18;  // and if every thread has one
 constexpr int64_t kPrivateTiles = 24;       // from so many tiles per thread on
-constexpr int64_t kPadding = 16;            // floats between planes, so that they do not fall on the same cache sets
-constexpr int64_t kChannelBlock = 4 * kLanes;
-
-// Output pixels of a tile.
-struct Form {
-    int height, width;
-};
 
 Form form_of(ConvAlgorithm algorithm) {
     return algorithm == kWinograd2 ? Form{2, 2} : algorithm == kWinograd2x4 ? Form{2, 4} : Form{4, 4};
 }
 
 struct Tiling {
-    int64_t height, width;                                    // of the output
-    int64_t rows, columns;                                    // of tiles in an image
+    TileGrid grid{};                                          // of the output
     int64_t tiles, group;                                     // in the batch, and taken at a time
     bool is_private;                                          // every thread has groups of its own
     int64_t depth;                                            // floats of an input pixel in V, and of a weight
@@ -43,11 +35,8 @@ struct Tiling {
 
     Tiling(const Conv2dArgs& args, const Form& form, int threads) {
         const int64_t products = int64_t(form.height + 2) * (form.width + 2), channels = args.channels[0];
-        height = output_height(args);
-        width = output_width(args);
-        rows = (height + form.height - 1) / form.height;
-        columns = (width + form.width - 1) / form.width;
-        tiles = args.samples * rows * columns;
+        grid = TileGrid(output_height(args), output_width(args), form);
+        tiles = args.samples * grid.per_image();
         depth = args.factors == kFloat32 ? channels : channels / 2;
         is_private = threads == 1 || tiles >= threads * kPrivateTiles;
         const int64_t bytes = is_private ? kPrivateBytes : kSharedBytes;
@@ -63,97 +52,6 @@ struct Tiling {
     }
 };
 
-struct Tile {
-    int64_t sample, y, x;  // of the first output pixel
-};
-
-// Goes through the tiles of the batch one by one, from tile `index` on, without a division for each.
-template <int kHeight, int kWidth>
-class TileWalk {
-  public:
-    TileWalk(const Tiling& tiling, int64_t index) : height_(tiling.height), width_(tiling.width) {
-        const int64_t in_image = index % (tiling.rows * tiling.columns);
-        tile = {index / (tiling.rows * tiling.columns), in_image / tiling.columns * kHeight,
-                in_image % tiling.columns * kWidth};
-    }
-
-    void next() {
-        tile.x += kWidth;
-        if (tile.x < width_) return;
-        tile.x = 0;
-        tile.y += kHeight;
-        if (tile.y < height_) return;
-        tile.y = 0;
-        ++tile.sample;
-    }
-
-    Tile tile;
-
-  private:
-    int64_t height_, width_;
-};
-
-template <int kHeight, int kWidth, class T, class Product>
-static void transform_input(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, const T* zeros,
-                            float* transformed, const Team& team) {
-    constexpr int kRows = kHeight + 2, kColumns = kWidth + 2, kProducts = kRows * kColumns;
-    const int64_t channels = args.channels[0];
-    const T* image = static_cast<const T*>(args.source[0]);
-    // Few tiles are shared out by channels too.
-    const int64_t block = count >= 4 * team.size ? channels : kChannelBlock;
-    const int64_t blocks = (channels + block - 1) / block;
-    const Range range = team.share(count * blocks);
-    int64_t p = range.begin / blocks, part = range.begin % blocks;
-    TileWalk<kHeight, kWidth> walk(tiling, first + p);
-    for (int64_t index = range.begin; index < range.end; ++index) {
-        const Tile& tile = walk.tile;
-        const int64_t begin = part * block, end = std::min(begin + block, channels);
-        const int64_t top = tile.y - args.padding, left = tile.x - args.padding;
-        const int64_t corner = ((tile.sample * args.height + top) * args.width + left) * channels;
-        const T* pixel[kProducts];
-#pragma GCC unroll 6
-        for (int i = 0; i < kRows; ++i) {
-            const bool row_inside = uint64_t(top + i) < uint64_t(args.height);
-#pragma GCC unroll 6
-            for (int j = 0; j < kColumns; ++j) {
-                const bool inside = row_inside && uint64_t(left + j) < uint64_t(args.width);
-                pixel[i * kColumns + j] = inside ? image + (corner + (i * args.width + j) * channels) : zeros;
-            }
-        }
-        using Factor = typename Product::Factor;
-        float* row = transformed + p * tiling.depth;
-        for (int64_t c = begin; c < end; c += kLanes) {
-            const int lanes = int(std::min<int64_t>(kLanes, end - c));
-            Vec d[kProducts];
-            if (lanes == kLanes) {
-#pragma GCC unroll 36
-                for (int e = 0; e < kProducts; ++e) d[e] = load(pixel[e] + c);
-            } else {
-                for (int e = 0; e < kProducts; ++e) d[e] = load_some(pixel[e] + c, lanes);
-            }
-#pragma GCC unroll 6
-            for (int j = 0; j < kColumns; ++j) Winograd<kHeight>::input(d + j, kColumns);
-#pragma GCC unroll 6
-            for (int i = 0; i < kRows; ++i) Winograd<kWidth>::input(d + i * kColumns, 1);
-            if (lanes == kLanes) {
-#pragma GCC unroll 36
-                for (int e = 0; e < kProducts; ++e) {
-                    Product::write(reinterpret_cast<Factor*>(row + e * tiling.plane) + c, d[e]);
-                }
-            } else {
-                for (int e = 0; e < kProducts; ++e) {
-                    store_some(reinterpret_cast<Factor*>(row + e * tiling.plane) + c, d[e], lanes);
-                }
-            }
-        }
-        if (++part == blocks) {
-            part = 0;
-            ++p;
-            walk.next();
-        }
-    }
-}
-
 template <int kHeight, int kWidth, class T>
 static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64_t first, int64_t count, int64_t panel,
                              int vectors, const float* products) {
@@ -161,14 +59,15 @@ static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64
     T* out = static_cast<T*>(args.out);
     const T* residual = static_cast<const T*>(args.residual);
     const int shift = args.residual_shift;
-    TileWalk<kHeight, kWidth> walk(tiling, first);
+    const int64_t image_height = tiling.grid.height, image_width = tiling.grid.width;
+    TileWalk<kHeight, kWidth> walk(tiling.grid, first);
     for (int64_t r = 0; r < count; ++r, walk.next()) {
         const Tile& tile = walk.tile;
-        const int64_t corner = (tile.sample * tiling.height + tile.y) * tiling.width + tile.x;
+        const int64_t corner = (tile.sample * image_height + tile.y) * image_width + tile.x;
         const int64_t residual_corner =
-            (tile.sample * (tiling.height >> shift) + (tile.y >> shift)) * (tiling.width >> shift) + (tile.x >> shift);
-        const int height = int(std::min<int64_t>(kHeight, tiling.height - tile.y));
-        const int width = int(std::min<int64_t>(kWidth, tiling.width - tile.x));
+            (tile.sample * (image_height >> shift) + (tile.y >> shift)) * (image_width >> shift) + (tile.x >> shift);
+        const int height = int(std::min<int64_t>(kHeight, image_height - tile.y));
+        const int width = int(std::min<int64_t>(kWidth, image_width - tile.x));
         for (int v = 0; v < vectors; ++v) {
             const int64_t c = panel * kPanelWidth + v * kLanes;
             const int lanes = int(std::min<int64_t>(kLanes, args.out_channels - c));
@@ -184,10 +83,10 @@ static void transform_output(const Conv2dArgs& args, const Tiling& tiling, int64
             const auto write = [&](int i, int j, int valid) __attribute__((always_inline)) {
                 Vec value = m[i * kColumns + j] + constant;
                 if (residual != nullptr) {
-                    const int64_t pixel = residual_corner + (i >> shift) * (tiling.width >> shift) + (j >> shift);
+                    const int64_t pixel = residual_corner + (i >> shift) * (image_width >> shift) + (j >> shift);
                     value += load_some(residual + pixel * args.out_channels + c, valid);
                 }
-                T* to = out + (corner + i * tiling.width + j) * args.out_channels + c;
+                T* to = out + (corner + i * image_width + j) * args.out_channels + c;
                 store_some(to, value * splat(args.scale), valid);
             };
             if (lanes == kLanes && height == kHeight && width == kWidth) {
@@ -222,12 +121,19 @@ static void convolve_tiles(const Conv2dArgs& args, const Tiling& tiling, const R
     const int64_t depth = tiling.depth, padded = padded_channels(args.out_channels);
     float* zero_row = own + tiling.product_floats;
     std::fill_n(zero_row, tiling.zero_floats, 0.0f);
-    const T* zeros = reinterpret_cast<const T*>(zero_row);
+    const TileSource<T> source{static_cast<const T*>(args.source[0]),
+                               args.height,
+                               args.width,
+                               args.channels[0],
+                               args.channels[0],
+                               args.padding,
+                               reinterpret_cast<const T*>(zero_row)};
 
     for (int64_t first = range.begin; first < range.end; first += tiling.group) {
         const int64_t count = std::min(tiling.group, range.end - first);
         if (first > range.begin) team.barrier();  // the others still read V
-        transform_input<kHeight, kWidth, T, Product>(args, tiling, first, count, zeros, transformed, team);
+        transform_tiles<InputTransform<kHeight, kWidth>, Product>(source, tiling.grid, first, count, transformed, depth,
+                                                                  tiling.plane, team);
         team.barrier();
 
         const int64_t chunks = (count + kTileRows - 1) / kTileRows;

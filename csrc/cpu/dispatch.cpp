@@ -125,6 +125,7 @@ void use_isa(const std::string& name) {
 EDM_FAST_CPU_OP(randn, RandnArgs)
 EDM_FAST_CPU_OP(solver_step, SolverStepArgs)
 EDM_FAST_CPU_OP(conv2d, Conv2dArgs)
+EDM_FAST_CPU_OP(conv2d_weight_grad, Conv2dWeightGradArgs)
 EDM_FAST_CPU_OP(pack_conv2d, PackConv2dArgs)
 EDM_FAST_CPU_OP(linear, LinearArgs)
 EDM_FAST_CPU_FUNCTION(int64_t, conv2d_packed_size,

@@ -3,6 +3,10 @@
 //
 //   Y = Aₘᵀ [ (Gₘ g Gₙᵀ) ∘ (Bₘᵀ d Bₙ) ] Aₙ
 //
+// and, since this is linear in the taps g, their gradient from that of Y:
+//
+//   ∇g = Gₘᵀ [ (Aₘ ∇Y Aₙᵀ) ∘ (Bₘᵀ d Bₙ) ] Gₙ
+//
 // F(2): points 0, 1, -1 and infinity. F(4): points 0, ±181/256, ±181/128 (√½, √2) and infinity. With the usual 0, ±1,
 // ±2 the largest error is 4 to 8 times that of the direct form; these points are symmetric under x -> 1/x, which keeps
 // all factors near 1.
@@ -34,6 +38,22 @@ struct Winograd<2> {
         m[stride] = (b - c) - e;
     }
 
+    // d[0], d[stride], … of kOutputs gradients become A d.
+    static inline __attribute__((always_inline)) void gradient(Vec* d, int stride) {
+        const Vec a = d[0], b = d[stride];
+        d[stride] = a + b;
+        d[2 * stride] = a - b;
+        d[3 * stride] = -b;
+    }
+
+    // m[0], m[stride], … become Gᵀ m, in the first three places.
+    static inline __attribute__((always_inline)) void taps(Vec* m, int stride) {
+        const Vec half = splat(0.5f), b = m[stride], c = m[2 * stride], even = half * (b + c);
+        m[0] += even;
+        m[stride] = half * (b - c);
+        m[2 * stride] = even + m[3 * stride];
+    }
+
     // G g for a column of three taps.
     template <class Value>
     static inline __attribute__((always_inline)) void filter(const Value* g, Value* out) {
@@ -49,6 +69,9 @@ struct Winograd<4> {
     // √½ and √2, so short that every coefficient below is a float32: the forms are exact inverses of each other.
     static constexpr double kNear = 181.0 / 256, kFar = 2 * kNear;
     static constexpr double kNear2 = kNear * kNear, kFar2 = kFar * kFar;
+    // Derivatives of x (x² - near²) (x² - far²) at the points.
+    static constexpr double kAtZero = kNear2 * kFar2;
+    static constexpr double kAtNear = 2 * kNear2 * (kNear2 - kFar2), kAtFar = 2 * kFar2 * (kFar2 - kNear2);
 
     static inline __attribute__((always_inline)) void input(Vec* d, int stride) {
         const Vec a = d[0], b = d[stride], c = d[2 * stride], e = d[3 * stride], f = d[4 * stride], g = d[5 * stride];
@@ -75,15 +98,35 @@ struct Winograd<4> {
         m[3 * stride] = last + fma(splat(float(kNear2 * kNear)), near_odd, splat(float(kFar2 * kFar)) * far_odd);
     }
 
+    static inline __attribute__((always_inline)) void gradient(Vec* d, int stride) {
+        const Vec a = d[0], b = d[stride], c = d[2 * stride], e = d[3 * stride];
+        const Vec near_even = fma(splat(float(kNear2)), c, a), far_even = fma(splat(float(kFar2)), c, a);
+        const Vec near_odd = splat(float(kNear)) * fma(splat(float(kNear2)), e, b);
+        const Vec far_odd = splat(float(kFar)) * fma(splat(float(kFar2)), e, b);
+        d[stride] = near_even + near_odd;
+        d[2 * stride] = near_even - near_odd;
+        d[3 * stride] = far_even + far_odd;
+        d[4 * stride] = far_even - far_odd;
+        d[5 * stride] = e;
+    }
+
+    static inline __attribute__((always_inline)) void taps(Vec* m, int stride) {
+        const Vec near_even = splat(float(1 / kAtNear)) * (m[stride] + m[2 * stride]);
+        const Vec near_odd = splat(float(kNear / kAtNear)) * (m[stride] - m[2 * stride]);
+        const Vec far_even = splat(float(1 / kAtFar)) * (m[3 * stride] + m[4 * stride]);
+        const Vec far_odd = splat(float(kFar / kAtFar)) * (m[3 * stride] - m[4 * stride]);
+        m[0] = fma(splat(float(1 / kAtZero)), m[0], near_even + far_even);
+        m[stride] = near_odd + far_odd;
+        m[2 * stride] = fma(splat(float(kNear2)), near_even, fma(splat(float(kFar2)), far_even, m[5 * stride]));
+    }
+
     template <class Value>
     static inline __attribute__((always_inline)) void filter(const Value* g, Value* out) {
-        // Divisors are the derivatives of x (x² - near²) (x² - far²) at the points.
-        const double zero = kNear2 * kFar2, near = 2 * kNear2 * (kNear2 - kFar2), far = 2 * kFar2 * (kFar2 - kNear2);
-        out[0] = g[0] / zero;
-        out[1] = (g[0] + kNear * g[1] + kNear2 * g[2]) / near;
-        out[2] = (g[0] - kNear * g[1] + kNear2 * g[2]) / near;
-        out[3] = (g[0] + kFar * g[1] + kFar2 * g[2]) / far;
-        out[4] = (g[0] - kFar * g[1] + kFar2 * g[2]) / far;
+        out[0] = g[0] / kAtZero;
+        out[1] = (g[0] + kNear * g[1] + kNear2 * g[2]) / kAtNear;
+        out[2] = (g[0] - kNear * g[1] + kNear2 * g[2]) / kAtNear;
+        out[3] = (g[0] + kFar * g[1] + kFar2 * g[2]) / kAtFar;
+        out[4] = (g[0] - kFar * g[1] + kFar2 * g[2]) / kAtFar;
         out[5] = g[2];
     }
 };

@@ -18,7 +18,7 @@ from edm_fast.bench.registry import Entry
 from edm_fast.bench.turns import Case, Peer
 from edm_fast.ops.attention import attention
 from edm_fast.ops.backends import extension
-from edm_fast.ops.conv2d import ALGORITHMS
+from edm_fast.ops.conv2d_forms import ALGORITHMS
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.resample import resample
 from edm_fast.ops.residual import residual

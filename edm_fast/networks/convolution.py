@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from edm_fast.ops.conv2d import conv2d, fastest_winograd
+from edm_fast.ops.conv2d import conv2d
+from edm_fast.ops.conv2d_forms import fastest_winograd
 
 _OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Weights are packed at every call: layers smaller than these do not make up for it.

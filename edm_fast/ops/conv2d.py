@@ -3,7 +3,8 @@
 On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA
 the convolution is the library's (cuDNN): there is no .cu file. `edm_fast.plan` calls the kernels with weights that are
 packed once; in training they are packed at every call, which pays from some 64 channels and 12 pixels a side on. The
-gradient of the images is a convolution too, and takes the same kernels; that of the weights is the library's.
+gradient of the images is a convolution too, and takes the same kernels; for that of the weights see
+`edm_fast.ops.conv2d_weight_grad`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edm_fast.ops import backends
+from edm_fast.ops.conv2d_forms import ALGORITHMS, fastest_weight_gradient, fastest_winograd
+from edm_fast.ops.conv2d_weight_grad import conv2d_weight_grad
 from edm_fast.ops.library import LIBRARY
 from edm_fast.ops.tensors import DTYPE_CODES, check_device
-
-# The codes of ConvAlgorithm in csrc/include/edm_fast/conv2d.h.
-ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd2x4": 24, "winograd4": 4}
-
-# F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of eager PyTorch.
-# F(2×4) is below it with any number.
-_CHANNELS_FOR_WINOGRAD4 = 128
-_SMALLEST_FOR_WINOGRAD4 = 12
-
-
-def fastest_winograd(channels: int, smallest: int) -> str:
-    """Which of Winograd's forms is the fastest that is exact enough, for inputs of so many channels.
-
-    `smallest` is the smaller of the output's height and width. The choice does not depend on the batch.
-    """
-    if smallest >= _SMALLEST_FOR_WINOGRAD4 and channels >= _CHANNELS_FOR_WINOGRAD4:
-        return "winograd4"
-    return "winograd2x4"
 
 
 def conv2d(
@@ -119,7 +104,7 @@ class _Conv2d(torch.autograd.Function):
         ctx.save_for_backward(x, weight, x2)
         ctx.options = residual_up, scale, padding, algorithm
         ctx.shapes = [None if tensor is None else tensor.shape for tensor in (bias, channel_bias)]
-        return torch.ops.edm_fast.conv2d(*args)
+        return torch.ops.edm_fast.conv2d(*args, False)
 
     @staticmethod
     @once_differentiable
@@ -129,9 +114,10 @@ class _Conv2d(torch.autograd.Function):
         grad = grads[0] if scale == 1 else grads[0] * scale
         source = x if x2 is None else torch.cat([x, x2], dim=1)
         of_images = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
+        winograd = algorithm != ALGORITHMS["direct"]
         # A convolution with the weight turned round, where ours has that padding.
-        ours = of_images and algorithm != ALGORITHMS["direct"] and padding <= weight.shape[-1] - 1
-        wanted = [of_images and not ours, ctx.needs_input_grad[1], False]
+        ours = of_images and winograd and padding <= weight.shape[-1] - 1
+        wanted = [of_images and not ours, ctx.needs_input_grad[1] and not winograd, False]
         grad_weight = grad_x = grad_x2 = None
         if any(wanted):
             grad_source, grad_weight, _ = torch.ops.aten.convolution_backward(
@@ -139,11 +125,13 @@ class _Conv2d(torch.autograd.Function):
             )
         if ours:
             form = ALGORITHMS[fastest_winograd(grad.shape[1], min(x.shape[2:]))]
-            turned = weight.flip(2, 3).transpose(0, 1)
             margin = weight.shape[-1] - 1 - padding
-            grad_x = torch.ops.edm_fast.conv2d(grad, turned, *(None,) * 4, False, 1.0, margin, form, False)
+            grad_x = torch.ops.edm_fast.conv2d(grad, weight, *(None,) * 4, False, 1.0, margin, form, False, True)
         elif of_images:
             grad_x, grad_x2 = grad_source.split([x.shape[1], 0 if x2 is None else x2.shape[1]], dim=1)
+        if winograd and ctx.needs_input_grad[1]:
+            best = fastest_weight_gradient(grad.shape[0], *grad.shape[2:])
+            grad_weight = conv2d_weight_grad(x, grad, padding, algorithm=best)
         per_sample = grad.float().sum(dim=(2, 3)) if any(ctx.needs_input_grad[i] for i in (2, 4)) else None
         grad_bias = grad_channel = grad_residual = None
         if ctx.needs_input_grad[2] and per_sample is not None:
@@ -174,6 +162,7 @@ def _check(
     padding: int,
     algorithm: int,
     pairs: bool,
+    turned: bool,
 ) -> tuple[int, int]:
     """The output's height and width."""
     if x.dim() != 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -188,7 +177,7 @@ def _check(
                 f"x2: got {x2.dtype} {tuple(x2.shape)}; only the channels may differ from x {tuple(x.shape)}"
             )
         channels += x2.shape[1]
-    if weight.shape[1] != channels:
+    if weight.shape[0 if turned else 1] != channels:
         raise ValueError(f"weight: got {tuple(weight.shape)}; the input has {channels} channels")
     if algorithm not in ALGORITHMS.values():
         raise ValueError(f"algorithm: got the code {algorithm}; it is one of {ALGORITHMS}")
@@ -201,7 +190,7 @@ def _check(
     size = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
     if min(size) < 1:
         raise ValueError(f"x: {height}x{width} pixels are too few for a {kernel}x{kernel} weight and padding {padding}")
-    out_channels = weight.shape[0]
+    out_channels = weight.shape[1 if turned else 0]
     if bias is not None and bias.shape != (out_channels,):
         raise ValueError(f"bias: got {tuple(bias.shape)}; ({out_channels},) is needed")
     if channel_bias is not None and channel_bias.shape not in ((samples, out_channels), (1, out_channels)):
@@ -238,23 +227,25 @@ def _run(
     padding: int,
     algorithm: int,
     pairs: bool,
+    turned: bool,
 ) -> torch.Tensor:
-    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm, pairs)
+    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm, pairs, turned)
     cpu, threads = backends.kernels("cpu"), torch.get_num_threads()
-    out_channels, in_channels, kernel, _ = weight.shape
+    out_channels, in_channels, kernel, _ = weight.transpose(0, 1).shape if turned else weight.shape
     factors = DTYPE_CODES[torch.bfloat16 if pairs else torch.float32]
     shape = (x.shape[0], out_channels, *size)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     dense = weight.float().contiguous()
     size_in_floats = cpu.conv2d_packed_size(in_channels, out_channels, kernel, algorithm, factors)
     packed = torch.empty(size_in_floats, dtype=torch.float32, device="cpu")
-    cpu.pack_conv2d(in_channels, out_channels, kernel, algorithm, factors, dense.data_ptr(), packed.data_ptr(), threads)
+    addresses = dense.data_ptr(), packed.data_ptr()
+    cpu.pack_conv2d(in_channels, out_channels, kernel, algorithm, factors, turned, *addresses, threads)
     # Copies, if any, must outlive the call.
     images = [
         None if image is None else image.contiguous(memory_format=torch.channels_last) for image in (x, x2, residual)
     ]
     vectors = [None if vector is None else vector.float().contiguous() for vector in (bias, channel_bias)]
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*images, *vectors)]
+    inputs = [0 if tensor is None else tensor.data_ptr() for tensor in (*images, *vectors)]
     stride = out_channels if channel_bias is not None and channel_bias.shape[0] > 1 else 0
     cpu.conv2d(
         (x.shape[0], x.shape[2], x.shape[3]),
@@ -265,12 +256,12 @@ def _run(
         algorithm,
         factors,
         DTYPE_CODES[x.dtype],
-        addresses[0],
-        addresses[1],
+        inputs[0],
+        inputs[1],
         packed.data_ptr(),
-        addresses[3],
-        (addresses[4], stride),
-        addresses[2],
+        inputs[3],
+        (inputs[4], stride),
+        inputs[2],
         int(residual_up),
         scale,
         out.data_ptr(),
@@ -281,14 +272,14 @@ def _run(
 
 LIBRARY.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? x2, Tensor? channel_bias, Tensor? residual, "
-    "bool residual_up, float scale, int padding, int algorithm, bool pairs) -> Tensor"
+    "bool residual_up, float scale, int padding, int algorithm, bool pairs, bool turned) -> Tensor"
 )
 LIBRARY.impl("conv2d", _run, "CPU")
 
 
 @torch.library.register_fake("edm_fast::conv2d", lib=LIBRARY)
 def _fake(x: torch.Tensor, weight: torch.Tensor, *args: Any) -> torch.Tensor:
-    bias, x2, channel_bias, residual, residual_up, _scale, padding, algorithm, pairs = args
-    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm, pairs)
-    shape = (x.shape[0], weight.shape[0], *size)
+    bias, x2, channel_bias, residual, residual_up, _scale, padding, algorithm, pairs, turned = args
+    size = _check(x, weight, bias, x2, channel_bias, residual, residual_up, padding, algorithm, pairs, turned)
+    shape = (x.shape[0], weight.shape[1 if turned else 0], *size)
     return x.new_empty(shape).contiguous(memory_format=torch.channels_last)

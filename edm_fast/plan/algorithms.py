@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 
 from edm_fast.ops.backends import extension
-from edm_fast.ops.conv2d import ALGORITHMS, fastest_winograd
+from edm_fast.ops.conv2d_forms import ALGORITHMS, fastest_winograd
 from edm_fast.plan.ir import Algorithm, Conv
 
 CODES = ALGORITHMS

@@ -61,6 +61,7 @@ def pack(
         kernel,
         CODES[algorithm],
         factors(pairs),
+        False,
         dense.data_ptr(),
         packed.data_ptr(),
         torch.get_num_threads(),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tolerance import assert_as_exact_as_eager, assert_pairs_within_their_row, assert_same_bits
 
-from edm_fast.ops.conv2d import ALGORITHMS, conv2d
+from edm_fast.ops.conv2d import conv2d
+from edm_fast.ops.conv2d_forms import ALGORITHMS
 from edm_fast.reference.conv2d import conv2d as reference_conv2d
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -271,7 +272,7 @@ def test_opcheck_and_compile():
     case = Case((2, 16, 24, 8, 8))
     options = case.options
     tensors = (case.x, case.weight, case.bias, None, options["channel_bias"], options["residual"])
-    arguments = (*tensors, False, 0.75, 1, 4, False)
+    arguments = (*tensors, False, 0.75, 1, 4, False, False)
     torch.library.opcheck(torch.ops.edm_fast.conv2d.default, arguments)
     compiled = torch.compile(lambda x, w: conv2d(x, w, algorithm="winograd4"), backend="aot_eager", fullgraph=True)
     assert_same_bits(compiled(case.x, case.weight), conv2d(case.x, case.weight, algorithm="winograd4"))
@@ -295,4 +296,4 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="^algorithm: "):
         conv2d(draw(1, 0, 8, 8), draw(4, 0, 3, 3), algorithm="winograd2")
     with pytest.raises(ValueError, match="^algorithm: got the code 1"):
-        torch.ops.edm_fast.conv2d(x, draw(4, 16, 3, 3), *[None] * 4, False, 1.0, 1, 1, False)
+        torch.ops.edm_fast.conv2d(x, draw(4, 16, 3, 3), *[None] * 4, False, 1.0, 1, 1, False, False)

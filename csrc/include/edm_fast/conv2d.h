@@ -46,8 +46,25 @@ struct PackConv2dArgs {
     int32_t kernel;
     ConvAlgorithm algorithm;
     DType factors;        // float32, or bfloat16: a float of `packed` then holds the weights of two channels of x
+    bool turned;          // weight is [I, O, kernel, kernel], and its taps are taken from the last to the first
     const float* weight;  // [O, I, kernel, kernel] dense
     float* packed;        // conv2d_packed_size(...) floats, aligned to 64 bytes
+};
+
+// The gradient of the 3x3 weights of a conv2d with one source, from that of its output before bias and all else:
+//
+//   out[o, i, a, b] = sum_{n,y,x} grad[n, y, x, o] · x[n, y + a - p, x + b - p, i]
+//
+// by Winograd's forms, in float32. The order of the sums depends on the batch, but on nothing else.
+struct Conv2dWeightGradArgs {
+    int64_t samples, height, width;  // of x
+    int64_t in_channels, out_channels;
+    int32_t padding;          // p
+    ConvAlgorithm algorithm;  // any but kDirect
+    DType dtype;              // float32, float16 or bfloat16, of x and grad
+    const void* x;            // [N, H, W, I] dense
+    const void* grad;         // [N, H + 2p - 2, W + 2p - 2, O] dense
+    float* out;               // [O, I, 3, 3] dense
 };
 
 namespace cpu {
@@ -57,6 +74,7 @@ int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t ke
                            DType factors);
 void pack_conv2d(const PackConv2dArgs& args, int threads);
 void conv2d(const Conv2dArgs& args, int threads);
+void conv2d_weight_grad(const Conv2dWeightGradArgs& args, int threads);
 }  // namespace cpu
 
 }  // namespace edm_fast
