@@ -251,6 +251,7 @@ class _Cpu(Protocol):
         threads: int,
         /,
     ) -> None: ...
+    def dropout(self, elements: int, dtype: int, p: float, seed: int, x: int, out: int, threads: int, /) -> None: ...
     def conv2d_weight_grad(
         self,
         shape: Shape,

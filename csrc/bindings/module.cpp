@@ -34,6 +34,7 @@ PYBIND11_MODULE(_C, m) {
     edm_fast::bindings::def_attention_grad(cpu, &edm_fast::cpu::attention_grad);
     edm_fast::bindings::def_noise_augment(cpu, &edm_fast::cpu::noise_augment);
     edm_fast::bindings::def_denoising_loss(cpu, &edm_fast::cpu::denoising_loss);
+    edm_fast::bindings::def_dropout(cpu);
     cpu.def("isa", &edm_fast::cpu::isa_name, "The instruction set in use.");
     cpu.def("available_isas", &edm_fast::cpu::available_isas, "Instruction sets of this machine, widest last.");
     cpu.def("use_isa", &edm_fast::cpu::use_isa, py::arg("name"), "Use the named instruction set; for tests.");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "edm_fast/denoising_loss.h"
+#include "edm_fast/dropout.h"
 #include "edm_fast/noise_augment.h"
 #include "ops.h"
 
@@ -47,6 +48,16 @@ void def_noise_augment(py::module_& module, void (*op)(const NoiseAugmentArgs&, 
                    py::gil_scoped_release release;
                    op(args, where...);
                });
+}
+
+inline void def_dropout(py::module_& module) {
+    module.def("dropout", [](int64_t elements, int32_t dtype, double p, uintptr_t seed, uintptr_t x, uintptr_t out,
+                             int threads) {
+        const DropoutArgs args{elements,          DType(dtype), p, pointer<const int64_t>(seed), pointer<const void>(x),
+                               pointer<void>(out)};
+        py::gil_scoped_release release;
+        cpu::dropout(args, threads);
+    });
 }
 
 template <class... Where>

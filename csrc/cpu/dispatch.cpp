@@ -8,6 +8,7 @@
 #include "edm_fast/augment.h"
 #include "edm_fast/conv2d.h"
 #include "edm_fast/denoising_loss.h"
+#include "edm_fast/dropout.h"
 #include "edm_fast/group_norm_silu.h"
 #include "edm_fast/linear.h"
 #include "edm_fast/noise_augment.h"
@@ -143,5 +144,6 @@ EDM_FAST_CPU_OP(augment, AugmentArgs)
 EDM_FAST_CPU_OP(attention_grad, AttentionGradArgs)
 EDM_FAST_CPU_OP(noise_augment, NoiseAugmentArgs)
 EDM_FAST_CPU_OP(denoising_loss, DenoisingLossArgs)
+EDM_FAST_CPU_OP(dropout, DropoutArgs)
 
 }  // namespace edm_fast::cpu

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional
 
 from edm_fast.networks.layers import Conv2d, GroupNorm, total_bias
 from edm_fast.ops.attention import attention
+from edm_fast.ops.dropout import dropout
 from edm_fast.ops.residual import residual
 from edm_fast.reference import unet_block as reference
 
@@ -55,7 +55,7 @@ class UNetBlock(reference.UNetBlock):
         else:
             h = self.norm1(h, silu=True, pre_bias=e if conv0.bias is None else e + conv0.bias)
         if self.training and self.dropout:
-            h = functional.dropout(h, p=self.dropout)
+            h = dropout(h, self.dropout)
 
         skip_bias = None
         if skip is not None and skip.weight is not None:

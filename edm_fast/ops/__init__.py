@@ -3,6 +3,7 @@
 from edm_fast.ops.attention import attention
 from edm_fast.ops.augment import augment
 from edm_fast.ops.denoising_loss import denoising_loss
+from edm_fast.ops.dropout import dropout
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.noise_augment import noise_augment
 from edm_fast.ops.randn import randn
@@ -14,6 +15,7 @@ __all__ = [
     "attention",
     "augment",
     "denoising_loss",
+    "dropout",
     "group_norm_silu",
     "noise_augment",
     "randn",

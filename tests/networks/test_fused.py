@@ -14,6 +14,7 @@ from tolerance import assert_as_exact_as_eager, assert_same_bits
 
 from edm_fast import networks
 from edm_fast.reference import preconditioning as reference
+from edm_fast.reference.dropout import dropout as reference_dropout
 
 SONG = {
     "img_resolution": 16,
@@ -176,9 +177,13 @@ def c_skip_c_out(net, x, sigma, arguments):
     return c_skip * x.double() + c_out * F[:, : net.img_channels]
 
 
-def test_dropout_draws_the_references_numbers():
-    """Blocks and labels: the same masks from the same seed, for channels-last images (the reference's attention gives
-    another layout, so there is none here)."""
+def test_dropout_is_where_the_reference_has_it(monkeypatch):
+    """In blocks and of labels: the reference gives the same with the masks that our op draws."""
+
+    def by_our_masks(x, p, training):
+        return reference_dropout(x, p, torch.randint(2**63 - 1, [])) if training else x
+
+    monkeypatch.setattr("edm_fast.reference.unet_block.functional.dropout", by_our_masks)
     name = "adm without attention"
     fused, plain = pair(name, dropout=0.3, label_dropout=0.5)
     arguments, results = inputs(name, samples=4), []

@@ -5,8 +5,8 @@
 //   key     = the sample's 64-bit seed (low word, high word)
 //   counter = (block low, block high, draw index, domain)
 //
-// Element i of a sample takes word i % 4 of block i / 4, so a value depends on (seed, draw, element) alone: never on
-// the batch, the grid or the device.
+// Element i of a sample takes word i % 4 of block i / 4 (dropout.h counts otherwise), so a value depends on (seed,
+// draw, element) alone: never on the batch, the grid or the device.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,7 @@ enum NoiseDomain : uint32_t {
     kDomainUser = 2,        // for callers of the library
     kDomainTraining = 3,    // the noise of training, draw = how often the sample's seed was used before
     kDomainNoiseLevel = 4,  // block 0 gives the noise level that goes with a draw of kDomainTraining
+    kDomainDropout = 5,     // of a network in training; the seed is that of a layer's call
 };
 
 // Four named words and not an array: compilers then keep them in vector lanes.
