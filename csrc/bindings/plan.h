@@ -176,6 +176,7 @@ inline void def_plan(py::module_& module) {
         return cpu::conv2d_packed_size(in_channels, out_channels, kernel, ConvAlgorithm(algorithm), DType(factors));
     });
     module.def("multiplies_pairs", &cpu::multiplies_pairs);
+    module.def("multiplies_tiles", &cpu::multiplies_tiles);
     module.def("use_huge_pages",
                [](Address memory, std::size_t bytes) { cpu::use_huge_pages(pointer<void>(memory), bytes); });
     module.def("pack_conv2d", [](int64_t in_channels, int64_t out_channels, int32_t kernel, int32_t algorithm,

@@ -6,10 +6,12 @@
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
 std::size_t conv2d_scratch(const Conv2dArgs& args, int threads) {
+    if (args.algorithm == kTiles) return tiles_scratch(args, threads);
     return args.algorithm == kDirect ? direct_scratch(args, threads) : winograd_scratch(args, threads);
 }
 
 void conv2d(const Conv2dArgs& args, void* memory, const Team& team) {
+    if (args.algorithm == kTiles) return tiles_conv2d(args, memory, team);
     if (args.algorithm == kDirect) return direct_conv2d(args, memory, team);
     winograd_conv2d(args, memory, team);
 }

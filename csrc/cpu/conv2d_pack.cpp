@@ -102,6 +102,24 @@ static void pack_direct(const PackConv2dArgs& args, int threads) {
     });
 }
 
+// Tiles of 16 pairs of channels x 16 output channels, each in one piece.
+static void pack_tiles(const PackConv2dArgs& args, int threads) {
+    constexpr int kTile = 16;
+    const int64_t in = args.in_channels, out = args.out_channels, taps = int64_t(args.kernel) * args.kernel;
+    const Weights weights(args);
+    parallel_for((out + kTile - 1) / kTile, threads, [&](int64_t panel) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+            const PackedPanel packed{args.packed + (panel * taps + tap) * in / 2 * kTile, kTile, args.factors};
+            for (int64_t k = 0; k < in; ++k) {
+                for (int lane = 0; lane < kTile; ++lane) {
+                    const int64_t o = panel * kTile + lane;
+                    packed.write(k, lane, o < out ? weights.at(o, k, tap) : 0.0f);
+                }
+            }
+        }
+    });
+}
+
 }  // namespace
 
 int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm,
@@ -110,13 +128,15 @@ int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t ke
                              : algorithm == kWinograd2x4 ? 24
                              : algorithm == kWinograd2   ? 16
                                                          : int64_t(kernel) * kernel;
-    return products * (factors == kFloat32 ? in_channels : in_channels / 2) * padded_channels(out_channels);
+    const int64_t padded = algorithm == kTiles ? round_up(out_channels, 16) : padded_channels(out_channels);
+    return products * (factors == kFloat32 ? in_channels : in_channels / 2) * padded;
 }
 
 void pack_conv2d(const PackConv2dArgs& args, int threads) {
     if (args.algorithm == kWinograd2) return pack_winograd<2, 2>(args, threads);
     if (args.algorithm == kWinograd2x4) return pack_winograd<2, 4>(args, threads);
     if (args.algorithm == kWinograd4) return pack_winograd<4, 4>(args, threads);
+    if (args.algorithm == kTiles) return pack_tiles(args, threads);
     pack_direct(args, threads);
 }
 

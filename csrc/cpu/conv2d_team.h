@@ -18,6 +18,8 @@ void conv2d(const Conv2dArgs& args, void* scratch, const Team& team);
 
 std::size_t direct_scratch(const Conv2dArgs& args, int threads);
 void direct_conv2d(const Conv2dArgs& args, void* scratch, const Team& team);
+std::size_t tiles_scratch(const Conv2dArgs& args, int threads);
+void tiles_conv2d(const Conv2dArgs& args, void* scratch, const Team& team);
 std::size_t winograd_scratch(const Conv2dArgs& args, int threads);
 void winograd_conv2d(const Conv2dArgs& args, void* scratch, const Team& team);
 

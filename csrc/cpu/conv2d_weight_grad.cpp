@@ -3,9 +3,9 @@
 //   C[e][o][i] = sum over tiles t of W[e][t][o] · V[e][t][i],    ∇weight[o][i] = Gᵀ C[·][o][i] G
 //
 // Groups of tiles go through two steps: (1) the team transforms them; (2) each thread adds the products of its items,
-// an item being a panel of input channels of one e, to C. Last, the team transforms C. Each element of C is summed by
-// one thread in an order that depends on nothing but the batch. Rounding is mostly that of the sums, whose chains are
-// short for this reason.
+// an item being a panel of input channels and some output channels of one e, to C. Last, the team transforms C. Each
+// element of C is summed by one thread in an order that depends on nothing but the batch. Rounding is mostly that of
+// the sums, whose chains are short for this reason.
 #include <algorithm>
 
 #include "batch.h"
@@ -18,6 +18,8 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 namespace {
 
 constexpr int64_t kTilesAtOnce = 128;
+constexpr int64_t kPanelRows64 = kPanelRows;
+constexpr int64_t kItemRows = 8 * kPanelRows;     // output channels of an item
 constexpr int64_t kChain = 16;                    // tiles whose products are summed before they are added to C
 constexpr int64_t kSumFloats = int64_t(8) << 20;  // of C, about: with more channels, some output channels at a time
 
@@ -39,7 +41,11 @@ struct Layout {
         group = std::min(tiles, kTilesAtOnce);
         row = padded_channels(args.in_channels);
         const int64_t fitting = kSumFloats / (products * row) / kPanelRows * kPanelRows;
-        outputs = std::min(args.out_channels, std::max<int64_t>(fitting, kPanelRows));
+        // As many each time.
+        const int64_t times =
+            (args.out_channels + std::max(fitting, kPanelRows64) - 1) / std::max(fitting, kPanelRows64);
+        outputs = times == 0 ? 0 : round_up((args.out_channels + times - 1) / times, kPanelRows);
+        outputs = std::min(outputs, args.out_channels);
         // Rows of a whole number of pages would all begin in the same cache sets.
         in_depth = row + kPadding;
         out_depth = padded_channels(outputs) + kPadding;
@@ -104,16 +110,19 @@ static void add_rows(const float* a, int64_t a_stride, int64_t rows, const float
         outer_products<1, kVectors>(a + i, a_stride, b, b_stride, count, c + i * c_stride, c_stride, accumulate);
 }
 
-static void add_products(const Layout& layout, int64_t item, int64_t panels, int64_t in_channels, int64_t rows,
+// The products of item (e, panel, rows) of `count` tiles.
+static void add_products(const Conv2dWeightGradArgs& args, const Layout& layout, int64_t item, int64_t outputs,
                          int64_t count, bool accumulate) {
-    const int64_t e = item / panels, panel = item % panels;
-    const float* a = layout.gradient + e * layout.out_plane;
+    const int64_t panels = panel_count(args.in_channels), parts = (outputs + kItemRows - 1) / kItemRows;
+    const int64_t e = item / (panels * parts), panel = item / parts % panels, o = item % parts * kItemRows;
+    const int64_t rows = std::min(kItemRows, outputs - o);
+    const float* a = layout.gradient + e * layout.out_plane + o;
     const float* b = layout.input + e * layout.in_plane + panel * kPanelWidth;
-    float* c = layout.sums + e * layout.plane + panel * kPanelWidth;
+    float* c = layout.sums + e * layout.plane + o * layout.row + panel * kPanelWidth;
     const auto add = [&](auto rows_of) {
         rows_of(a, layout.out_depth, rows, b, layout.in_depth, count, c, layout.row, accumulate);
     };
-    switch (panel_vectors(in_channels, panel)) {
+    switch (panel_vectors(args.in_channels, panel)) {
         case 1:
             return add(add_rows<1>);
         case 2:
@@ -162,10 +171,10 @@ static void weight_grad(const Conv2dWeightGradArgs& args, const Layout& layout, 
                           args.in_channels,
                           args.padding,
                           zeros};
-    const int64_t panels = panel_count(args.in_channels);
-    const Range items = team.share(kProducts * panels);
     for (int64_t o = 0; o < args.out_channels; o += layout.outputs) {
         const int64_t rows = std::min(layout.outputs, args.out_channels - o);
+        const int64_t parts = (rows + kItemRows - 1) / kItemRows;
+        const Range items = team.share(kProducts * panel_count(args.in_channels) * parts);
         const TileSource<T> grad{static_cast<const T*>(args.grad) + o,
                                  layout.grid.height,
                                  layout.grid.width,
@@ -181,7 +190,7 @@ static void weight_grad(const Conv2dWeightGradArgs& args, const Layout& layout, 
                 grad, layout.grid, first, count, layout.gradient, layout.out_depth, layout.out_plane, team);
             team.barrier();
             for (int64_t item = items.begin; item < items.end; ++item) {
-                add_products(layout, item, panels, args.in_channels, rows, count, first > 0);
+                add_products(args, layout, item, rows, count, first > 0);
             }
             team.barrier();
         }
@@ -205,6 +214,7 @@ static void run(const Conv2dWeightGradArgs& args, int threads) {
 }  // namespace
 
 void conv2d_weight_grad(const Conv2dWeightGradArgs& args, int threads) {
+    if (args.in_channels == 0) return;
     if (args.samples == 0) {
         std::fill_n(args.out, args.out_channels * args.in_channels * 9, 0.0f);
     } else if (args.algorithm == kWinograd2) {

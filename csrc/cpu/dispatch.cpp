@@ -4,6 +4,12 @@
 #include <iterator>
 #include <stdexcept>
 
+#if defined(EDM_FAST_X86_VARIANTS) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "edm_fast/attention.h"
 #include "edm_fast/augment.h"
 #include "edm_fast/conv2d.h"
@@ -23,8 +29,27 @@ namespace edm_fast::cpu {
 
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
-constexpr Isa kWidestFirst[] = {Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kBaseline};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16"};
+constexpr Isa kWidestFirst[] = {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kBaseline};
+
+#if defined(EDM_FAST_X86_VARIANTS)
+// Tiles need the processor, the system's context switches, and on Linux a request of the process.
+bool tiles_allowed() {
+#if defined(__linux__)
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kOsXsave = 1u << 27, kTileState = 3u << 17;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kOsXsave) == 0) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+    unsigned low = 0, high = 0;
+    asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & kTileState) != kTileState) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 bool has(Isa isa) {
 #if defined(EDM_FAST_X86_VARIANTS)
@@ -38,6 +63,10 @@ bool has(Isa isa) {
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         case Isa::kAvx512Bf16:
             return has(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16");
+        case Isa::kAmx: {
+            static const bool allowed = tiles_allowed();
+            return has(Isa::kAvx512Bf16) && allowed;
+        }
     }
     return false;
 #else
@@ -61,7 +90,11 @@ Isa isa() {
 }
 
 bool multiplies_pairs() {
-    return isa() == Isa::kAvx512Bf16;
+    return isa() == Isa::kAvx512Bf16 || isa() == Isa::kAmx;
+}
+
+bool multiplies_tiles() {
+    return isa() == Isa::kAmx;
 }
 
 std::string isa_name() {
@@ -107,6 +140,7 @@ void use_isa(const std::string& name) {
                 return avx2::name ARGUMENTS;                       \
             case Isa::kAvx512:                                     \
             case Isa::kAvx512Bf16:                                 \
+            case Isa::kAmx:                                        \
                 return avx512::name ARGUMENTS;                     \
             default:                                               \
                 return baseline::name ARGUMENTS;                   \

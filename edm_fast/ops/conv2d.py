@@ -1,6 +1,7 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
-On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM. On CUDA
+On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM, which
+matrix tiles (AMX) multiply where the processor has them and images are in bfloat16. On CUDA
 the convolution is the library's (cuDNN): there is no .cu file. `edm_fast.plan` calls the kernels with weights that are
 packed once; in training they are packed at every call, which pays from some 64 channels and 12 pixels a side on. The
 gradient of the images is a convolution too, and takes the same kernels; for that of the weights see
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edm_fast.ops import backends
-from edm_fast.ops.conv2d_forms import ALGORITHMS, fastest_weight_gradient, fastest_winograd
+from edm_fast.ops.conv2d_forms import ALGORITHMS, TILE_CHANNELS, fastest_weight_gradient, fastest_winograd, has_tiles
 from edm_fast.ops.conv2d_weight_grad import conv2d_weight_grad
 from edm_fast.ops.library import LIBRARY
 from edm_fast.ops.tensors import DTYPE_CODES, check_device
@@ -50,7 +51,8 @@ def conv2d(
         residual: [N, O, H', W'], or with `residual_up` [N, O, H'/2, W'/2], each pixel of which is repeated 2×2.
         scale: a number.
         padding: zeros on each side; k // 2 if not given.
-        algorithm: "library", "direct", "winograd2", "winograd2x4" or "winograd4"; Winograd's for 3×3 with one source.
+        algorithm: "library", "direct", "winograd2", "winograd2x4", "winograd4" or "tiles"; Winograd's for 3×3 with one
+            source; tiles, the direct form by AMX, with `pairs` and channels in 32s.
         pairs: multiply pairs of bfloat16 and sum in float32: weights are rounded, and with Winograd's forms the
             transformed input too. For x in bfloat16, even numbers of channels, our algorithms, and processors that
             have the instruction (AVX512_BF16).
@@ -114,10 +116,12 @@ class _Conv2d(torch.autograd.Function):
         grad = grads[0] if scale == 1 else grads[0] * scale
         source = x if x2 is None else torch.cat([x, x2], dim=1)
         of_images = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
-        winograd = algorithm != ALGORITHMS["direct"]
+        winograd = algorithm not in (ALGORITHMS["direct"], ALGORITHMS["tiles"])
+        # By matrix tiles the library is faster.
+        of_weight = winograd and not (x.dtype == torch.bfloat16 and has_tiles())
         # A convolution with the weight turned round, where ours has that padding.
         ours = of_images and winograd and padding <= weight.shape[-1] - 1
-        wanted = [of_images and not ours, ctx.needs_input_grad[1] and not winograd, False]
+        wanted = [of_images and not ours, ctx.needs_input_grad[1] and not of_weight, False]
         grad_weight = grad_x = grad_x2 = None
         if any(wanted):
             grad_source, grad_weight, _ = torch.ops.aten.convolution_backward(
@@ -129,7 +133,7 @@ class _Conv2d(torch.autograd.Function):
             grad_x = torch.ops.edm_fast.conv2d(grad, weight, *(None,) * 4, False, 1.0, margin, form, False, True)
         elif of_images:
             grad_x, grad_x2 = grad_source.split([x.shape[1], 0 if x2 is None else x2.shape[1]], dim=1)
-        if winograd and ctx.needs_input_grad[1]:
+        if of_weight and ctx.needs_input_grad[1]:
             best = fastest_weight_gradient(grad.shape[0], *grad.shape[2:])
             grad_weight = conv2d_weight_grad(x, grad, padding, algorithm=best)
         per_sample = grad.float().sum(dim=(2, 3)) if any(ctx.needs_input_grad[i] for i in (2, 4)) else None
@@ -181,7 +185,9 @@ def _check(
         raise ValueError(f"weight: got {tuple(weight.shape)}; the input has {channels} channels")
     if algorithm not in ALGORITHMS.values():
         raise ValueError(f"algorithm: got the code {algorithm}; it is one of {ALGORITHMS}")
-    if algorithm and (kernel != 3 or x2 is not None or channels == 0):
+    if algorithm == ALGORITHMS["tiles"]:
+        _check_tiles(x, x2, pairs)
+    elif algorithm and (kernel != 3 or x2 is not None or channels == 0):
         raise ValueError("algorithm: Winograd's forms need a 3x3 weight and a single source with channels")
     if pairs:
         _check_pairs(x, x2)
@@ -213,6 +219,14 @@ def _check_pairs(x: torch.Tensor, x2: torch.Tensor | None) -> None:
         raise ValueError(f"pairs: need bfloat16 and even numbers of channels; x is {x.dtype} with {channels} channels")
     if not backends.kernels("cpu").multiplies_pairs():
         raise ValueError(f"pairs: not among the instructions in use, {backends.kernels('cpu').isa()}")
+
+
+def _check_tiles(x: torch.Tensor, x2: torch.Tensor | None, pairs: bool) -> None:
+    channels = [image.shape[1] for image in (x, x2) if image is not None]
+    if not pairs or not channels[0] or any(count % TILE_CHANNELS for count in channels):
+        raise ValueError(f"algorithm: tiles need pairs and channels in {TILE_CHANNELS}s; got {pairs} and {channels}")
+    if not backends.kernels("cpu").multiplies_tiles():
+        raise ValueError(f"algorithm: tiles are not among the instructions in use, {backends.kernels('cpu').isa()}")
 
 
 def _run(

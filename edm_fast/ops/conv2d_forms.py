@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from edm_fast.ops.backends import extension
+
 # The codes of ConvAlgorithm in csrc/include/edm_fast/conv2d.h.
-ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd2x4": 24, "winograd4": 4}
+ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd2x4": 24, "winograd4": 4, "tiles": 16}
+
+# Of a row of a matrix tile, in bfloat16.
+TILE_CHANNELS = 32
 
 # F(4×4) has a rounding error of its own, which long sums hide: from here on it is below twice that of eager PyTorch.
 # F(2×4) is below it with any number.
 _CHANNELS_FOR_WINOGRAD4 = 128
 _SMALLEST_FOR_WINOGRAD4 = 12
 
-# Of the gradient of the weights the rounding is that of sums over the tiles: from so many
-# 4x4 tiles on, eager's sums are as long as to hide it.
-_TILES_FOR_WINOGRAD4 = 512
+# Rounding of the gradient of the weights is that of sums over the tiles: from so many tiles of 4×4 on, eager's sums are
+# long enough to hide it, also where few values are much larger than the others.
+_TILES_FOR_WINOGRAD4 = 2048
+
+
+def has_tiles() -> bool:
+    """Whether the instructions in use multiply matrix tiles of bfloat16 (AMX)."""
+    return bool(extension().cpu.multiplies_tiles())
+
+
+def takes_tiles(channels: Iterable[int]) -> bool:
+    """Whether sources of so many channels, in bfloat16, can go through matrix tiles."""
+    return all(count % TILE_CHANNELS == 0 for count in channels) and has_tiles()
 
 
 def fastest_winograd(channels: int, smallest: int) -> str:

@@ -5,12 +5,16 @@ In `edm_fast.ops.conv2d` it is the backward pass of the layers that our forms co
 
 from __future__ import annotations
 
+import operator
+
 import torch
 
 from edm_fast.ops import backends
 from edm_fast.ops.conv2d_forms import ALGORITHMS
 from edm_fast.ops.library import LIBRARY
 from edm_fast.ops.tensors import DTYPE_CODES, check_device
+
+_FORMS = [code for name, code in ALGORITHMS.items() if name.startswith("winograd")]
 
 
 def conv2d_weight_grad(x: torch.Tensor, grad: torch.Tensor, padding: int = 1, *, algorithm: str) -> torch.Tensor:
@@ -27,16 +31,22 @@ def conv2d_weight_grad(x: torch.Tensor, grad: torch.Tensor, padding: int = 1, *,
         algorithm: "winograd2", "winograd2x4" or "winograd4".
 
     Raises:
-        ValueError: shapes, devices or dtypes that do not fit; names the argument.
+        ValueError, TypeError: shapes, devices or dtypes that do not fit; names the argument.
     """
-    if algorithm not in ALGORITHMS or algorithm == "direct":
+    if algorithm not in ALGORITHMS or ALGORITHMS[algorithm] not in _FORMS:
         raise ValueError(f"algorithm: got {algorithm!r}; it is winograd2, winograd2x4 or winograd4")
+    if x.device.type != "cpu":
+        raise ValueError(f"x: is on {x.device}; the kernel runs on the CPU")
+    try:
+        padding = operator.index(padding)
+    except TypeError:
+        raise TypeError(f"padding: got {padding!r}; it is an integer") from None
     return torch.ops.edm_fast.conv2d_weight_grad(x.detach(), grad.detach(), padding, ALGORITHMS[algorithm])
 
 
 def _check(x: torch.Tensor, grad: torch.Tensor, padding: int, algorithm: int) -> tuple[int, int, int, int]:
-    if algorithm not in ALGORITHMS.values() or algorithm == ALGORITHMS["direct"]:
-        raise ValueError(f"algorithm: got the code {algorithm}; it is one of Winograd's forms in {ALGORITHMS}")
+    if algorithm not in _FORMS:
+        raise ValueError(f"algorithm: got the code {algorithm}; it is one of {_FORMS}")
     if x.dim() != 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"x: got {x.dtype} {tuple(x.shape)}; [N, C, H, W] in float32, bfloat16 or float16 is needed")
     if padding < 0:
@@ -53,7 +63,7 @@ def _check(x: torch.Tensor, grad: torch.Tensor, padding: int, algorithm: int) ->
 
 
 def _run(x: torch.Tensor, grad: torch.Tensor, padding: int, algorithm: int) -> torch.Tensor:
-    out = torch.empty(_check(x, grad, padding, algorithm), dtype=torch.float32)
+    out = torch.empty(_check(x, grad, padding, algorithm), dtype=torch.float32, device=x.device)
     # Copies, if any, must outlive the call.
     images = [image.contiguous(memory_format=torch.channels_last) for image in (x, grad)]
     backends.kernels("cpu").conv2d_weight_grad(

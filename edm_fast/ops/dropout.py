@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edm_fast.ops import backends
@@ -23,35 +22,42 @@ from edm_fast.ops.tensors import (
     check_kernel_dtype,
     check_same_dtype,
     check_shape,
+    seed_tensor,
 )
 
 
-def dropout(x: torch.Tensor, p: float, seed: torch.Tensor | None = None) -> torch.Tensor:
-    """x with elements 0 by probability p, the others times 1/(1 − p); channels-last, in x's dtype; differentiable.
+def dropout(x: torch.Tensor, p: float, seed: int | torch.Tensor | None = None) -> torch.Tensor:
+    """x with elements 0 by probability p, the others times 1/(1 − p), in x's dtype; differentiable.
 
-    An element's number depends on the seed and its place in channels-last order alone, on any number of threads. NaN
-    stays NaN, and Inf that is dropped becomes NaN, as in PyTorch.
+    On the CPU, float32, float16 and bfloat16 take the kernel, unless p is 1. It gives channels-last images; an
+    element's number depends on the seed and its place in the batch, in channels-last order, alone, on any number of
+    threads. Everything else is `torch.nn.functional.dropout`, with numbers of its own. NaN stays NaN, and Inf that is
+    dropped becomes NaN, in both.
 
     Args:
-        x: images [N, C, H, W]. On the CPU, float32, float16 and bfloat16 take the kernel; everything else is
-            `torch.nn.functional.dropout`, with numbers of its own.
+        x: images [N, C, H, W].
         p: 0 … 1.
-        seed: int64 [], on the CPU. None draws one from torch's default generator, so `torch.manual_seed` decides.
+        seed: 64 bits, or int64 [] on the CPU; for the kernel. None draws one from torch's default generator, so that
+            `torch.manual_seed` decides.
 
     Raises:
         ValueError, TypeError: an argument outside of this; its name comes first.
     """
     check_images("x", x)
+    if not isinstance(p, (int, float)):
+        raise TypeError(f"p: got {p!r}; it is a number")
     if not 0 <= p <= 1:
         raise ValueError(f"p: got {p}; it is a probability")
-    if seed is not None:
-        check_device("seed", seed, torch.device("cpu"))
     if x.device.type != "cpu" or x.dtype == torch.float64 or p == 1:
         if seed is not None:
             raise ValueError(f"seed: it is for the kernel, and {x.dtype} on {x.device} with p = {p} has none")
         return functional.dropout(x, p)
     if seed is None:
-        seed = torch.randint(2**63 - 1, [])
+        seed = torch.randint(2**63 - 1, [], device=x.device)
+    elif isinstance(seed, torch.Tensor):
+        check_device("seed", seed, x.device)
+    else:
+        [seed] = seed_tensor(seed, x.device)
     return _Dropout.apply(channels_last(x), seed, float(p))
 
 
@@ -63,10 +69,9 @@ class _Dropout(torch.autograd.Function):
         return _dropped(x, seed, p)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (seed,) = ctx.saved_tensors
-        return _dropped(channels_last(grad), seed, ctx.p), None, None
+        return _Dropout.apply(channels_last(grad), seed, ctx.p), None, None
 
 
 def _dropped(x: torch.Tensor, seed: torch.Tensor, p: float) -> torch.Tensor:

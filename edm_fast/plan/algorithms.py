@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 
 from edm_fast.ops.backends import extension
-from edm_fast.ops.conv2d_forms import ALGORITHMS, fastest_winograd
+from edm_fast.ops.conv2d_forms import ALGORITHMS, fastest_winograd, takes_tiles
 from edm_fast.plan.ir import Algorithm, Conv
 
 CODES = ALGORITHMS
@@ -27,6 +27,11 @@ def takes_pairs(conv: Conv, dtype: torch.dtype) -> bool:
 
 def choose(conv: Conv, wanted: str, pairs: bool = False) -> Algorithm:
     """The algorithm for a layer: `wanted`, where it can be had, or the fastest that is exact enough for its shape."""
+    in_tiles = pairs and takes_tiles([source.channels for source in conv.sources])
+    if wanted in ("auto", "tiles"):
+        if in_tiles:
+            return "tiles"
+        wanted = "auto"
     if conv.kernel != 3 or len(conv.sources) > 1 or conv.sources[0].channels < _FEW_CHANNELS:
         return "direct"
     if wanted != "auto":

@@ -43,7 +43,7 @@ class CpuPlan:
         graph: from `lower`.
         dtype: storage of the activations: float32, bfloat16 or float16. Arithmetic is float32, but for factors in
             bfloat16 where the processor multiplies pairs of them.
-        algorithm: "auto", "winograd4", "winograd2x4", "winograd2" or "direct", for the 3×3 convolutions.
+        algorithm: "auto", "winograd4", "winograd2x4", "winograd2", "direct" or "tiles", for the 3×3 convolutions.
     """
 
     def __init__(self, graph: Graph, dtype: torch.dtype, algorithm: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from torch import nn
 
 Direction = Literal[-1, 0, 1]
-Algorithm = Literal["direct", "winograd2", "winograd2x4", "winograd4"]
+Algorithm = Literal["direct", "winograd2", "winograd2x4", "winograd4", "tiles"]
 
 
 @dataclass(eq=False)

@@ -31,8 +31,10 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
             for convolutions in bfloat16 on processors that multiply pairs of it (AVX512_BF16): there weights, and
             what Winograd's forms multiply, are rounded to bfloat16. On CUDA the libraries' convolutions follow
             `torch.backends.cudnn.allow_tf32`, which PyTorch sets.
-        conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2x4", "winograd2" or "direct". Winograd's
-            weights take 4×, 2.7× and 1.8× the memory of the direct form's. "auto" takes them where they err at most
+        conv_algorithm: "auto" (by each layer's shape), "winograd4", "winograd2x4", "winograd2", "direct" or "tiles".
+            Winograd's weights take 4×, 2.7× and 1.8× the memory of the direct form's. "tiles" is the direct form by
+            the processor's matrix tiles, where it has them (AMX), for bfloat16 and channels in 32s; other layers then
+            go by "auto". That takes tiles where it can, and else Winograd's forms where they err at most
             twice as much as eager PyTorch, and with bfloat16 products, where rounding adds up in the wider forms, takes
             "winograd2". On CUDA cuDNN chooses, and it is "auto".
 

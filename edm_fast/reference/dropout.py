@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from edm_fast.ops.randn import DOMAIN_DROPOUT
 from edm_fast.reference.randn import noise_words
 
-DOMAIN_DROPOUT = 5
 _BLOCKS = 32
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+import types
 import warnings
 
 import pytest
@@ -183,7 +184,8 @@ def test_dropout_is_where_the_reference_has_it(monkeypatch):
     def by_our_masks(x, p, training):
         return reference_dropout(x, p, torch.randint(2**63 - 1, [])) if training else x
 
-    monkeypatch.setattr("edm_fast.reference.unet_block.functional.dropout", by_our_masks)
+    patched = types.SimpleNamespace(**{**vars(torch.nn.functional), "dropout": by_our_masks})
+    monkeypatch.setattr("edm_fast.reference.unet_block.functional", patched)
     name = "adm without attention"
     fused, plain = pair(name, dropout=0.3, label_dropout=0.5)
     arguments, results = inputs(name, samples=4), []

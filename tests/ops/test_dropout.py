@@ -72,6 +72,25 @@ def test_the_gradient_has_the_same_mask():
     assert_same_bits(leaf.grad, reference_dropout(grad, 0.25, SEED))
 
 
+def test_it_can_be_differentiated_twice():
+    leaf = images(1, 16, 4, 4).requires_grad_()
+    [grad] = torch.autograd.grad((dropout(leaf, 0.5, SEED) ** 2).sum(), leaf, create_graph=True)
+    grad.sum().backward()
+    assert_same_bits(leaf.grad, 2 * reference_dropout(reference_dropout(torch.ones_like(leaf), 0.5, SEED), 0.5, SEED))
+
+
+def test_a_number_is_a_seed():
+    x = images(2, 16, 8, 8)
+    assert_same_bits(dropout(x, 0.5, -77), dropout(x, 0.5, SEED))
+    assert_same_bits(dropout(x, 0.5, 2**64 - 77), dropout(x, 0.5, SEED))
+
+
+def test_another_default_device_changes_nothing():
+    x = images(2, 16, 8, 8)
+    with torch.device("meta"):
+        assert dropout(x, 0.5).device == x.device
+
+
 def test_manual_seed_decides():
     x = images(2, 16, 8, 8)
     torch.manual_seed(3)
@@ -121,7 +140,10 @@ def test_bad_arguments_are_named():
             dropout(**{"x": x, "p": 0.5, "seed": SEED, **arguments})
     with pytest.raises(ValueError, match="^p: got nan"):
         dropout(x, float("nan"))
-    with pytest.raises(TypeError, match="^seed: "):
-        dropout(x, 0.5, torch.tensor(1.0))
+    for seed in (torch.tensor(1.0), 1.5, "1"):
+        with pytest.raises(TypeError, match="^seed"):
+            dropout(x, 0.5, seed)
+    with pytest.raises(TypeError, match="^p: got 'a'"):
+        dropout(x, "a")
     with pytest.raises(ValueError, match="^p: got 1.0; the kernel"):
         torch.ops.edm_fast.dropout_(x, SEED, 1.0, torch.empty_like(x))

@@ -15,7 +15,7 @@ from edm_fast.plan.ir import Columns, Conv, reads, writes
 from edm_fast.plan.lowering import lower
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-ALGORITHMS = ["auto", "winograd4", "winograd2x4", "winograd2", "direct"]
+ALGORITHMS = ["auto", "winograd4", "winograd2x4", "winograd2", "direct", "tiles"]
 REPRESENTATIVES = ["ddpmpp", "ncsnpp", "adm", "20x12"]
 
 

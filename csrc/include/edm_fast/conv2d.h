@@ -9,7 +9,8 @@
 // Factors of the products are float32, or, for x in bfloat16 where the processor multiplies pairs of them, bfloat16:
 // weights are rounded, and with Winograd's forms the transformed x too.
 //
-// Algorithms: direct (implicit GEMM), and Winograd's F(2x2, 3x3), F(2x4, 3x3) and F(4x4, 3x3); where 4 outputs lie in
+// Algorithms: direct (implicit GEMM), the same by matrix tiles (for bfloat16 factors, if multiplies_tiles() and the
+// channels of each source come in 32s), and Winograd's F(2x2, 3x3), F(2x4, 3x3) and F(4x4, 3x3); where 4 outputs lie in
 // a row, with points 0, ±√½, ±√2 and infinity. Each output depends on the sample alone, with a fixed order of sums.
 #pragma once
 
@@ -19,7 +20,7 @@
 
 namespace edm_fast {
 
-enum ConvAlgorithm : int32_t { kDirect = 0, kWinograd2 = 2, kWinograd4 = 4, kWinograd2x4 = 24 };
+enum ConvAlgorithm : int32_t { kDirect = 0, kWinograd2 = 2, kWinograd4 = 4, kWinograd2x4 = 24, kTiles = 16 };
 
 struct Conv2dArgs {
     int64_t samples, height, width;  // of x
@@ -70,6 +71,8 @@ struct Conv2dWeightGradArgs {
 namespace cpu {
 // Whether this processor, with the instruction set in use, multiplies pairs of bfloat16.
 bool multiplies_pairs();
+// Whether it multiplies tiles of them, as kTiles needs.
+bool multiplies_tiles();
 int64_t conv2d_packed_size(int64_t in_channels, int64_t out_channels, int32_t kernel, ConvAlgorithm algorithm,
                            DType factors);
 void pack_conv2d(const PackConv2dArgs& args, int threads);

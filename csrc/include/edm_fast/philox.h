@@ -5,8 +5,8 @@
 //   key     = the sample's 64-bit seed (low word, high word)
 //   counter = (block low, block high, draw index, domain)
 //
-// Element i of a sample takes word i % 4 of block i / 4 (dropout.h counts otherwise), so a value depends on (seed,
-// draw, element) alone: never on the batch, the grid or the device.
+// Element i of a sample takes word i % 4 of block i / 4, so a value depends on (seed, draw, element) alone: never on
+// the batch, the grid or the device. Only kDomainDropout counts otherwise, over the batch of a layer: see dropout.h.
 #pragma once
 
 #include <cstdint>
