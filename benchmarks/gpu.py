@@ -23,6 +23,7 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +156,8 @@ def begin(options: argparse.Namespace) -> Run:
 
 def run_stage(name: str, run: Run, names: Sequence[str]) -> bool:
     print(f"== {name}", flush=True)
-    # Processes that compile at the same time do not meet in one folder; the same stage finds its own again.
-    own = "-".join([name, *names]).replace(":", "_")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(run.scratch / f"inductor-{own}"))
+    # Processes that compile at the same time do not meet in one folder, nor with what a run that failed has left.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix=f"inductor-{name}-", dir=run.scratch)
     if name not in FOR_SANITIZERS:
         run.check_output()
     return STAGES[name].run(run, names)

@@ -10,6 +10,8 @@
 #                                    planted bug that it must report
 #   benchmarks/gpu.sh ops            single ops against a copy of as many bytes
 #   benchmarks/gpu.sh networks ddpmpp [ncsnpp, adm, adm:64]     a forward against eager PyTorch and torch.compile
+#   benchmarks/gpu.sh diagnose ddpmpp:64       networks again, for a fault on the device: its core goes to build/gpu, where
+#                                    cuda-gdb names the kernel and the exception, and no figure is kept
 #   benchmarks/gpu.sh sampling       the time from seeds to images
 #   benchmarks/gpu.sh summary        the figures so far
 #   benchmarks/gpu.sh [all]          all of them, most valuable first
@@ -62,6 +64,27 @@ measure() {
     fi
 }
 
+diagnose() {
+    local folder=build/gpu/diagnosis
+    mkdir -p "$folder"
+    export CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1 CUDA_COREDUMP_FILE="$PWD/$folder/core.%p"
+    export CUDA_COREDUMP_GENERATION_FLAGS=skip_global_memory,skip_local_memory,skip_constbank_memory
+    if [ -n "$dry" ]; then
+        python3 benchmarks/gpu.py networks "$@" --dry-run
+        return
+    fi
+    local status=0
+    python3 benchmarks/gpu.py networks "$@" --pairs 1 --output "$folder/gpu.json" || status=$?
+    ls -l "$folder"
+    for core in "$folder"/core.*; do
+        if [ -e "$core" ] && command -v cuda-gdb > /dev/null; then
+            cuda-gdb -batch -ex "target cudacore $core" -ex "info cuda kernels" -ex "bt" || true
+        fi
+    done
+    [ -z "${OUT:-}" ] || cp -r "$folder" "$OUT/"
+    return "$status"
+}
+
 everything() {
     build
     if [ -n "$dry" ]; then
@@ -83,6 +106,7 @@ everything() {
 
 case "$stage" in
     build) build ;;
+    diagnose) diagnose "$@" ;;
     all) everything "$@" ;;
     *) measure "$stage" "$@" ;;
 esac

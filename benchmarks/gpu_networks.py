@@ -13,6 +13,7 @@ import gc
 import math
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 import edm_fast
 from edm_fast.bench.turns import MismatchError, relative_error
 from edm_fast.ops.attention import library_attention
+from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.reference import unet_block
 
 DTYPE = torch.bfloat16
@@ -152,6 +154,15 @@ class Row:
         captured = getattr(plan, "_capture", None) is not None
         return {"floor_s": floor, "flops": flops, "bytes": moved, "captured": captured, "rows_given_s": given}
 
+    def reached(self, what: str, function: Callable[[], Tensor]) -> Tensor:
+        """The function's result, once the device is done; says before what is about to run, so that a fault has a
+        place."""
+        print(f"    {what}", flush=True)
+        result = function()
+        if self.run.device.type == "cuda":
+            torch.cuda.synchronize()
+        return result
+
     def compare(self, name: str, floor_s: float) -> dict[str, Any]:
         """Ours over a baseline: both checked, then timed in turn."""
         match = checked("ours", self.ours(), self.expected)
@@ -161,9 +172,11 @@ class Row:
                 return forward(self.x, self.c_noise, self.labels)
 
             skipped, start = skipped_graphs(), time.perf_counter()
-            theirs()
+            self.reached(f"first call of {name}", theirs)
             first_s = time.perf_counter() - start
-            baseline_match = checked(name, theirs(), self.expected)
+            baseline_match = checked(name, self.reached(f"second call of {name}", theirs), self.expected)
+            # The baseline may have taken memory that a graph of ours still uses.
+            checked(f"ours after {name}", self.reached(f"ours after {name}", self.ours), self.expected)
             baseline_turn = self_timing(theirs, self.run.clock)
             result = paired(self.row, baseline_turn, self_timing(self.ours, self.run.clock), self.run.pairs)
             return {
@@ -200,7 +213,7 @@ class Attempt:
             self._run.keep(self._row, self._name, {"match": False, "reason": str(error)})
             return True
         if isinstance(error, RuntimeError):  # out of memory, or a compiler that gives up
-            print(f"{self._what}: not measured: {error}")
+            print(f"{self._what}: not measured:\n{''.join(traceback.format_exception(error))}", flush=True)
             return True
         return False
 
@@ -248,7 +261,11 @@ def run_forward(run: Run, arguments: Sequence[str] = ()) -> bool:
         net = variants.build_network(name).to(run.device)
         x, c_noise, labels = inputs(net, batch, run.device, run.generator(run.device))
         with torch.inference_mode():
-            output = edm_fast.prepare(net, dtype=DTYPE).network(x.to(DTYPE), c_noise, labels)
+            prepared = edm_fast.prepare(net, dtype=DTYPE)
+            plan = prepared.plan(*x.shape[2:])
+            # Without a graph: captures do not go with the sanitizers' way to allocate.
+            plan = plan.plan if isinstance(plan, CapturedPlan) else plan
+            output = plan.run(x.to(DTYPE), prepared.modulation(c_noise.expand(batch), labels))
         good &= bool(output.isfinite().all())
     return good
 

@@ -48,6 +48,7 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
 
 #else
 
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -148,6 +149,21 @@ class DeviceGuard {
     bool changed_ = false;
 };
 
+namespace detail {
+
+// Lets a kernel have so many bytes of dynamic shared memory on the current device. Never fewer than before: another
+// thread, or a graph, may be about to launch it with more.
+inline cudaError_t allow_shared_bytes(const void* kernel, int bytes) {
+    static std::mutex changing;
+    const std::lock_guard<std::mutex> lock(changing);
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error != cudaSuccess || attributes.maxDynamicSharedSizeBytes >= bytes) return error;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+}  // namespace detail
+
 // What EDM_FAST_LAUNCH calls. cudaLaunchKernelEx returns this launch's own error; cudaGetLastError after <<<>>> also
 // returns what somebody else left behind, and would blame this kernel for it.
 template <class... Parameters, class... Arguments>
@@ -156,8 +172,7 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
     constexpr std::size_t shared_bytes_without_asking = 48 * 1024;
     cudaError_t error = cudaSuccess;
     if (shared_bytes > shared_bytes_without_asking) {
-        error =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        error = detail::allow_shared_bytes(reinterpret_cast<const void*>(kernel), static_cast<int>(shared_bytes));
     }
     if (error == cudaSuccess) {
         cudaLaunchConfig_t config{};

@@ -15,20 +15,31 @@ Capture = Callable[[Function], tuple[Callable[[], object], torch.Tensor]]
 # A process captures one graph at a time, whatever the device.
 _capturing = threading.Lock()
 
+# Where functions run before they are captured, by device.
+_warm_streams: dict[int, torch.cuda.Stream] = {}
+
 
 def capture_on_cuda(function: Function) -> tuple[Callable[[], object], torch.Tensor]:
-    """Capture what `function` launches on the current device; it runs once before, to make what is made only once."""
+    """Capture what `function` launches on the current device; it runs once before, to make what is made only once.
+
+    cuBLAS keeps a workspace for each stream it has run on, and its address is captured. So the function runs first on a
+    stream where nothing is captured, and the capture's own workspace is made during the capture, in the memory that
+    belongs to the graph: whoever clears the workspaces of the process, as torch.compile does, cannot give it away.
+    """
     with _capturing:
-        # By default all captures of a process share a stream of the first one's device, and its workspaces.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        device = torch.cuda.current_device()
+        if device not in _warm_streams:
+            _warm_streams[device] = torch.cuda.Stream()
+        warm = _warm_streams[device]
+        warm.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(warm):
                 function()
         finally:
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(warm)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        # By default all captures of a process share a stream of the first one's device, and its workspaces. Other
+        # threads may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
             result = function()
     return graph.replay, result

@@ -1,0 +1,84 @@
+"""What is captured keeps working, whatever else the process does with its streams and its memory."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from conftest import cuda_usable
+from tolerance import assert_same_bits
+
+from edm_fast.plan import capture
+
+
+class FakeCuda:
+    """The calls of torch.cuda that a capture makes, written down."""
+
+    def __init__(self, monkeypatch):
+        self.running = "current"
+        self.ran, self.captured_on = [], []
+        fakes = {
+            "Stream": lambda: FakeStream(),
+            "current_stream": lambda: FakeStream(),
+            "current_device": lambda: 0,
+            "stream": self.on,
+            "CUDAGraph": FakeGraph,
+            "graph": lambda graph, stream, capture_error_mode: self.capture(stream),
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(capture, "_warm_streams", {})
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        self.running = stream
+        yield
+        self.running = "current"
+
+    @contextlib.contextmanager
+    def capture(self, stream):
+        self.captured_on.append(stream)
+        with self.on(stream):
+            yield
+
+    def function(self):
+        self.ran.append(self.running)
+        return torch.ones(1)
+
+
+class FakeStream:
+    def wait_stream(self, other):
+        pass
+
+
+class FakeGraph:
+    def replay(self):
+        pass
+
+
+def test_no_stream_of_a_capture_has_run_anything_before(monkeypatch):
+    """Else the library's workspace of that stream, which others may clear, would be part of the graph."""
+    cuda = FakeCuda(monkeypatch)
+    for _ in range(3):
+        capture.capture_on_cuda(cuda.function)
+    warm, captured = cuda.ran[::2], cuda.ran[1::2]
+    assert captured == cuda.captured_on
+    assert len(set(warm)) == 1
+    assert len(set(captured)) == 3
+    assert not set(warm) & set(captured)
+
+
+def test_a_captured_product_outlives_the_workspaces_of_the_library_on_cuda():
+    if not cuda_usable():
+        pytest.skip("needs CUDA")
+    a, b = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in ([64, 16384], [16384, 64]))
+    replay, result = capture.capture_on_cuda(lambda: a @ b)
+    replay()
+    before = result.clone()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    others = [torch.full([1 << 20], float("nan"), device="cuda") for _ in range(64)]
+    replay()
+    assert_same_bits(result, before)
+    assert all(bool(other.isnan().all()) for other in others)
