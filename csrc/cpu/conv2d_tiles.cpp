@@ -1,11 +1,10 @@
 // The direct form by matrix tiles, for bfloat16 factors on processors with AMX.
 //
 // A strip is some rows of one image, copied with zeros around it, so that 16 pixels in a row of a tile are evenly
-// spaced for every tap: position q of the strip, counted through rows that are as wide as the padded image, reads q +
-// a·stride
-// + b for tap (a, b). The positions that hang over at the right of each row are computed and thrown away. 1x1 layers
-// read the images as they lie. A block of up to 2 x 2 tiles of sums stays in registers while all products of 32
-// positions and 32 output channels are added.
+// spaced for every tap: position q of the strip, counted through rows that are as wide as the padded image, reads
+// q + a·stride + b for tap (a, b). The positions that hang over at the right of each row are computed and thrown away.
+// 1x1 layers read the images as they lie. The sums of 64 positions and 16 output channels stay in four tiles: of the
+// two factors the weights come from farther away, and are loaded once for all four.
 #include <algorithm>
 #include <cstring>
 
@@ -15,7 +14,7 @@
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
-#if defined(__AVX512F__)
+#if defined(EDM_FAST_TILES)
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <iterator>
 #include <stdexcept>
 
-#if defined(EDM_FAST_X86_VARIANTS) && defined(__linux__)
+#if defined(EDM_FAST_TILES)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -33,9 +33,9 @@ constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16", "
 constexpr Isa kWidestFirst[] = {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kBaseline};
 
 #if defined(EDM_FAST_X86_VARIANTS)
-// Tiles need the processor, the system's context switches, and on Linux a request of the process.
+// Tiles need the processor, the system's context switches, and a request of the process to Linux.
 bool tiles_allowed() {
-#if defined(__linux__)
+#if defined(EDM_FAST_TILES)
     unsigned a = 0, b = 0, c = 0, d = 0;
     constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kOsXsave = 1u << 27, kTileState = 3u << 17;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kOsXsave) == 0) return false;

@@ -6,7 +6,7 @@
 
 #include "simd.h"
 
-#if defined(__AVX512F__)
+#if defined(EDM_FAST_TILES)
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 

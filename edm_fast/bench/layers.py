@@ -18,7 +18,7 @@ from edm_fast.bench.registry import Entry
 from edm_fast.bench.turns import Case, Peer
 from edm_fast.ops.attention import attention
 from edm_fast.ops.backends import extension
-from edm_fast.ops.conv2d_forms import ALGORITHMS, takes_tiles
+from edm_fast.ops.conv2d_forms import ALGORITHMS, has_tiles
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.resample import resample
 from edm_fast.ops.residual import residual
@@ -49,6 +49,8 @@ def entries() -> Iterator[Entry]:
             yield Entry("attention", name, partial(attention_case, shape, heads, dtype), heads > 1)
         for shape in ((1, 256, 32, 32), (8, 256, 16, 16)):
             for algorithm in ALGORITHMS:
+                if algorithm == "tiles" and not (dtype == torch.bfloat16 and has_tiles()):
+                    continue
                 name = f"conv2d {algorithm} {named(shape, dtype)}"
                 build = partial(conv2d_case, shape, algorithm, dtype)
                 yield Entry("conv2d", name, build, algorithm == "winograd2" and shape[0] == 8)
@@ -150,8 +152,6 @@ def conv2d_case(shape: tuple[int, ...], algorithm: str, dtype: torch.dtype) -> C
         return functional.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=1)
 
     pairs = dtype == torch.bfloat16 and extension().cpu.multiplies_pairs()
-    if pairs and algorithm != "direct" and takes_tiles([channels]):
-        algorithm = "tiles"
     ours = packed_conv2d(weight.float(), bias.float(), algorithm, pairs)
     return layer_case(ours, {"eager": eager}, [x], 2 * x.nbytes + weight.nbytes)
 

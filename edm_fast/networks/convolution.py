@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edm_fast.ops.conv2d import conv2d
-from edm_fast.ops.conv2d_forms import fastest_winograd, has_tiles
+from edm_fast.ops.conv2d_forms import fastest_winograd, library_has_tiles
 
 _OUR_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Weights are packed at every call: layers smaller than these do not make up for it.
@@ -40,11 +40,11 @@ def _winograd(x: Tensor, weight: Tensor, margin: int) -> str | None:
     """The form of ours that a layer takes, by its shape per sample; None where the library's is as fast."""
     if x.device.type != "cpu" or weight.shape[-1] != 3 or x.dtype not in _OUR_DTYPES or not x.numel():
         return None
-    # The library multiplies matrix tiles where there are some.
-    if x.dtype == torch.bfloat16 and has_tiles():
-        return None
     smallest = min(x.shape[2:]) + 2 * margin - 2
     if smallest < _SMALLEST or min(weight.shape[:2]) < _FEWEST_CHANNELS:
+        return None
+    # The library's products by matrix tiles are faster.
+    if x.dtype == torch.bfloat16 and library_has_tiles():
         return None
     return fastest_winograd(x.shape[1], smallest)
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from edm_fast.ops import backends
-from edm_fast.ops.conv2d_forms import ALGORITHMS, TILE_CHANNELS, fastest_weight_gradient, fastest_winograd, has_tiles
+from edm_fast.ops.conv2d_forms import ALGORITHMS, TILE_CHANNELS, fastest_weight_gradient, fastest_winograd
 from edm_fast.ops.conv2d_weight_grad import conv2d_weight_grad
 from edm_fast.ops.library import LIBRARY
 from edm_fast.ops.tensors import DTYPE_CODES, check_device
@@ -117,11 +117,9 @@ class _Conv2d(torch.autograd.Function):
         source = x if x2 is None else torch.cat([x, x2], dim=1)
         of_images = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
         winograd = algorithm not in (ALGORITHMS["direct"], ALGORITHMS["tiles"])
-        # By matrix tiles the library is faster.
-        of_weight = winograd and not (x.dtype == torch.bfloat16 and has_tiles())
         # A convolution with the weight turned round, where ours has that padding.
         ours = of_images and winograd and padding <= weight.shape[-1] - 1
-        wanted = [of_images and not ours, ctx.needs_input_grad[1] and not of_weight, False]
+        wanted = [of_images and not ours, ctx.needs_input_grad[1] and not winograd, False]
         grad_weight = grad_x = grad_x2 = None
         if any(wanted):
             grad_source, grad_weight, _ = torch.ops.aten.convolution_backward(
@@ -133,7 +131,7 @@ class _Conv2d(torch.autograd.Function):
             grad_x = torch.ops.edm_fast.conv2d(grad, weight, *(None,) * 4, False, 1.0, margin, form, False, True)
         elif of_images:
             grad_x, grad_x2 = grad_source.split([x.shape[1], 0 if x2 is None else x2.shape[1]], dim=1)
-        if of_weight and ctx.needs_input_grad[1]:
+        if winograd and ctx.needs_input_grad[1]:
             best = fastest_weight_gradient(grad.shape[0], *grad.shape[2:])
             grad_weight = conv2d_weight_grad(x, grad, padding, algorithm=best)
         per_sample = grad.float().sum(dim=(2, 3)) if any(ctx.needs_input_grad[i] for i in (2, 4)) else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+
+import torch
 
 from edm_fast.ops.backends import extension
 
@@ -22,9 +25,18 @@ _SMALLEST_FOR_WINOGRAD4 = 12
 _TILES_FOR_WINOGRAD4 = 2048
 
 
+@torch.compiler.assume_constant_result
 def has_tiles() -> bool:
     """Whether the instructions in use multiply matrix tiles of bfloat16 (AMX)."""
     return bool(extension().cpu.multiplies_tiles())
+
+
+@torch.compiler.assume_constant_result
+def library_has_tiles() -> bool:
+    """Whether oneDNN, behind PyTorch, may use them too."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "AMX")
+    used = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return has_tiles() and bool(used) and "AMX" in allowed.upper()
 
 
 def takes_tiles(channels: Iterable[int]) -> bool:

@@ -169,6 +169,8 @@ class CpuPlan:
             raise ValueError(f"x: got shape {list(x.shape)}; this plan needs [N, {', '.join(map(str, expected))}]")
         if x.device.type != "cpu":
             raise ValueError(f"x: is on {x.device}; this plan runs on the CPU")
+        if extension().cpu.isa() != self.isa:
+            raise RuntimeError(f"this plan is packed for {self.isa}, and {extension().cpu.isa()} is in use now")
         columns = self.graph.columns
         if modulation.dim() != 2 or modulation.shape[0] not in (1, x.shape[0]) or modulation.shape[1] != columns:
             raise ValueError(

@@ -2,6 +2,7 @@
 
     python tests/mutations/run.py                        all of them; writes results.json and RESULTS.md here
     python tests/mutations/run.py --only NAME[,NAME…]    some, or those of an area
+    python tests/mutations/run.py --only NAME --page     the same, and puts them on the page among the others
     python tests/mutations/run.py --sample 6 --seed 1    some by chance
     python tests/mutations/run.py --list                 their names
 
@@ -15,10 +16,11 @@ import json
 import os
 import platform
 import random
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -138,24 +140,46 @@ def prove(mutations: Sequence[Mutation], folder: Path, jobs: int) -> list[Verdic
     return verdicts
 
 
-def page(verdicts: Sequence[Verdict], seconds: float) -> str:
-    """RESULTS.md."""
-    caught = sum(result.good for result in verdicts)
-    summary = f"{caught} of {len(verdicts)} deliberate bugs were noticed by the tests"
-    lines = [
+def row(result: Verdict) -> str:
+    """A line of RESULTS.md."""
+    noticed = f"`{result.noticed_by}`" if result.outcome == CAUGHT else f"{result.outcome}: {result.noticed_by}"
+    cells = [f"**{result.name}**: {result.bug}", f"`{result.file}`", noticed]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def rows_of(earlier: str, known: set[str]) -> dict[str, str]:
+    """The lines of an earlier RESULTS.md, by name, of the mutations that there still are."""
+    lines = {line[4 : line.index("**:")]: line for line in earlier.splitlines() if line.startswith("| **")}
+    return {name: line for name, line in lines.items() if name in known}
+
+
+def page(rows: Iterable[str], seconds: float) -> str:
+    """RESULTS.md, with the time that the last run of everything took."""
+    lines = sorted(rows, key=lambda line: (line.split(" | ")[1], line))
+    unnoticed = sum(f" | {outcome}: " in line for line in lines for outcome in (SURVIVED, FAILED))
+    summary = f"{len(lines) - unnoticed} of {len(lines)} deliberate bugs were noticed by the tests"
+    head = [
         "# Mutation proof",
         "",
-        f"{summary}; the run took {seconds / 60:.0f} minutes.",
+        f"{summary}; the last run of all of them took {seconds / 60:.0f} minutes.",
         "Written by `python tests/mutations/run.py`; do not edit.",
         "",
         "| Bug | File | Noticed by |",
         "|---|---|---|",
     ]
-    for result in sorted(verdicts, key=lambda result: (result.area, result.file, result.name)):
-        noticed = f"`{result.noticed_by}`" if result.outcome == CAUGHT else f"{result.outcome}: {result.noticed_by}"
-        cells = [f"**{result.name}**: {result.bug}", f"`{result.file}`", noticed]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def write_page(verdicts: Sequence[Verdict], seconds: float | None) -> None:
+    """RESULTS.md anew, or, of a run of some (without `seconds`), with their lines in it."""
+    made = {result.name: row(result) for result in verdicts}
+    target = FOLDER / "RESULTS.md"
+    if seconds is None:
+        earlier = target.read_text(encoding="utf-8")
+        taken = re.search(r"took (\d+) minutes", earlier)
+        seconds = 60.0 * int(taken.group(1)) if taken else 0.0
+        made = {**rows_of(earlier, {mutation.name for mutation in load()}), **made}
+    target.write_text(page(made.values(), seconds), encoding="utf-8")
 
 
 def chosen(mutations: list[Mutation], arguments: argparse.Namespace) -> list[Mutation]:
@@ -179,6 +203,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="N of them by chance")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of --sample (default: 0)")
     parser.add_argument("--list", action="store_true", help="print names, files and bugs")
+    parser.add_argument("--page", action="store_true", help="with --only or --sample: put what was found on the page")
     parser.add_argument("--result", type=Path, metavar="FILE", help="write the verdicts as JSON")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="keep the copy and what was built here")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time")
@@ -207,8 +232,8 @@ def main() -> int:
             "mutations": [asdict(result) for result in verdicts],
         }
         target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if everything:
-        (FOLDER / "RESULTS.md").write_text(page(verdicts, seconds), encoding="utf-8")
+    if everything or arguments.page:
+        write_page(verdicts, seconds if everything else None)
     return 1 if bad else 0
 
 

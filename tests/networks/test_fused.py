@@ -286,11 +286,13 @@ def test_autocast():
     assert_as_exact_as_eager(out.float(), eager.float(), exact)
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "adm"])
-def test_it_compiles_without_graph_breaks(name):
+@pytest.mark.parametrize(("name", "dtype"), [("ncsnpp", "float32"), ("adm", "float32"), ("ncsnpp", "bfloat16")])
+def test_it_compiles_without_graph_breaks(name, dtype):
     fused, _ = pair(name)
+    fused.compute_dtype = getattr(torch, dtype)
     compiled = copy.deepcopy(fused)
     x, noise, labels, augment = inputs(name)
+    x = x.to(fused.compute_dtype)
 
     def loss(net, x):
         return net.model(x, noise, labels, augment).square().sum()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tolerance import assert_as_exact_as_eager, assert_pairs_within_their_row, assert_same_bits
 
+from edm_fast.networks.convolution import convolve
 from edm_fast.ops.conv2d import conv2d
 from edm_fast.ops.conv2d_forms import ALGORITHMS as CODES
 from edm_fast.reference.conv2d import conv2d as reference_conv2d
@@ -278,6 +279,28 @@ def test_opcheck_and_compile():
     torch.library.opcheck(torch.ops.edm_fast.conv2d.default, arguments)
     compiled = torch.compile(lambda x, w: conv2d(x, w, algorithm="winograd4"), backend="aot_eager", fullgraph=True)
     assert_same_bits(compiled(case.x, case.weight), conv2d(case.x, case.weight, algorithm="winograd4"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compiled_with_gradients(dtype):
+    x, weight = draw(2, 16, 8, 8, dtype=dtype), draw(24, 16, 3, 3)
+    grads = []
+    for wrap in (
+        lambda function: function,
+        lambda function: torch.compile(function, backend="aot_eager", fullgraph=True),
+    ):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight)]
+        wrap(lambda x, w: conv2d(x, w, algorithm="winograd2x4"))(*leaves).sum().backward()
+        grads.append([leaf.grad for leaf in leaves])
+    for eager, ours in zip(*grads, strict=True):
+        assert_same_bits(ours, eager)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_wide_layers_of_networks_compile(dtype):
+    x, weight = draw(1, 64, 16, 16, dtype=dtype), draw(64, 64, 3, 3) / 24
+    compiled = torch.compile(convolve, backend="aot_eager", fullgraph=True)
+    assert_same_bits(compiled(x, weight), convolve(x, weight))
 
 
 def test_bad_arguments_are_named():

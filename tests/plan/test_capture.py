@@ -17,10 +17,10 @@ class FakeCuda:
 
     def __init__(self, monkeypatch):
         self.running = "current"
-        self.ran, self.captured_on = [], []
+        self.ran, self.events, self.made = [], [], 0
         fakes = {
-            "Stream": lambda: FakeStream(),
-            "current_stream": lambda: FakeStream(),
+            "Stream": self.stream,
+            "current_stream": lambda: FakeStream(-1),
             "current_device": lambda: 0,
             "stream": self.on,
             "CUDAGraph": FakeGraph,
@@ -28,7 +28,14 @@ class FakeCuda:
         }
         for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: self.events.append("clear"), raising=False)
         monkeypatch.setattr(capture, "_warm_streams", {})
+        monkeypatch.setattr(capture, "_used", set())
+
+    def stream(self):
+        """One of 32, in turn, as PyTorch has them."""
+        self.made += 1
+        return FakeStream(self.made % 32)
 
     @contextlib.contextmanager
     def on(self, stream):
@@ -38,16 +45,19 @@ class FakeCuda:
 
     @contextlib.contextmanager
     def capture(self, stream):
-        self.captured_on.append(stream)
+        self.events.append(stream.cuda_stream)
         with self.on(stream):
             yield
 
     def function(self):
-        self.ran.append(self.running)
+        self.ran.append(self.running.cuda_stream)
         return torch.ones(1)
 
 
 class FakeStream:
+    def __init__(self, handle):
+        self.cuda_stream = handle
+
     def wait_stream(self, other):
         pass
 
@@ -57,16 +67,23 @@ class FakeGraph:
         pass
 
 
-def test_no_stream_of_a_capture_has_run_anything_before(monkeypatch):
-    """Else the library's workspace of that stream, which others may clear, would be part of the graph."""
+def test_workspaces_of_a_capture_are_its_own(monkeypatch):
+    """A workspace that was there before, which others may clear, would be part of the graph: a stream is new, or all
+    are cleared before and after."""
     cuda = FakeCuda(monkeypatch)
-    for _ in range(3):
+    for _ in range(70):
         capture.capture_on_cuda(cuda.function)
     warm, captured = cuda.ran[::2], cuda.ran[1::2]
-    assert captured == cuda.captured_on
+    assert len(captured) == 70
     assert len(set(warm)) == 1
-    assert len(set(captured)) == 3
-    assert not set(warm) & set(captured)
+    used = set(warm)
+    for stream in captured:
+        events = [stream] if stream not in used else ["clear", stream, "clear"]
+        assert cuda.events[: len(events)] == events
+        del cuda.events[: len(events)]
+        used.add(stream)
+    assert cuda.events == []
+    assert len(used) == 32
 
 
 def test_a_captured_product_outlives_the_workspaces_of_the_library_on_cuda():

@@ -363,6 +363,16 @@ def test_a_plan_is_made_again_for_another_instruction_set(isa):
         assert_as_exact_as_eager(prepared.network(*arguments).contiguous(), eager, exact, what=name)
 
 
+def test_a_plan_of_another_instruction_set_is_refused(isa):
+    prepared = edm_fast.prepare(tiny())
+    plan = prepared.plan(8, 8)
+    other = next(name for name in ("baseline", "avx2") if name != plan.isa)
+    isa.use_isa(other)
+    x, columns = torch.zeros(1, plan.graph.input.channels, 8, 8), torch.zeros(1, plan.graph.columns)
+    with pytest.raises(RuntimeError, match=f"^this plan is packed for {plan.isa}, and {other} is in use now"):
+        plan.run(x, columns)
+
+
 class Overridden(EDMPrecond):
     def forward(self, *arguments, **options):
         return super().forward(*arguments, **options) * 2
