@@ -18,7 +18,6 @@ namespace edm_fast::cpu::EDM_FAST_ISA {
 namespace {
 
 constexpr int64_t kTilesAtOnce = 128;
-constexpr int64_t kPanelRows64 = kPanelRows;
 constexpr int64_t kItemRows = 8 * kPanelRows;     // output channels of an item
 constexpr int64_t kChain = 16;                    // tiles whose products are summed before they are added to C
 constexpr int64_t kSumFloats = int64_t(8) << 20;  // of C, about: with more channels, some output channels at a time
@@ -40,10 +39,9 @@ struct Layout {
         tiles = args.samples * grid.per_image();
         group = std::min(tiles, kTilesAtOnce);
         row = padded_channels(args.in_channels);
-        const int64_t fitting = kSumFloats / (products * row) / kPanelRows * kPanelRows;
+        const int64_t fitting = std::max<int64_t>(kSumFloats / (products * row) / kPanelRows * kPanelRows, kPanelRows);
         // As many each time.
-        const int64_t times =
-            (args.out_channels + std::max(fitting, kPanelRows64) - 1) / std::max(fitting, kPanelRows64);
+        const int64_t times = (args.out_channels + fitting - 1) / fitting;
         outputs = times == 0 ? 0 : round_up((args.out_channels + times - 1) / times, kPanelRows);
         outputs = std::min(outputs, args.out_channels);
         // Rows of a whole number of pages would all begin in the same cache sets.

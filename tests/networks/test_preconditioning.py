@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from conftest import cuda_usable
 
 from edm_fast.networks import EDMPrecond, Precond, VEPrecond, VPPrecond, iDDPMPrecond
 
@@ -153,7 +154,7 @@ def test_use_fp16_changes_nothing_on_cpu():
     assert torch.equal(plain(x, 1.0), half(x, 1.0))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.skipif(not cuda_usable(), reason="no CUDA device, or no CUDA kernels in this build")
 def test_use_fp16_runs_the_network_in_half_on_cuda_unless_forced():
     plain, half = small(EDMPrecond).cuda(), small(EDMPrecond, use_fp16=True).cuda()
     x = torch.randn(2, 2, 8, 8, device="cuda")
