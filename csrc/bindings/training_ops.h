@@ -64,7 +64,7 @@ template <class... Where>
 void def_denoising_loss(py::module_& module, void (*op)(const DenoisingLossArgs&, Where...)) {
     module.def("denoising_loss",
                [op](Shape shape, uint32_t draw, uintptr_t seeds, uintptr_t rows, View images, View noise,
-                    View model_output, uintptr_t loss, View error, View slope, Where... where) {
+                    View net_input, View model_output, uintptr_t loss, View error, View slope, Where... where) {
                    DenoisingLossArgs args{};
                    std::tie(args.samples, args.channels, args.pixels) = shape;
                    args.draw = draw;
@@ -72,6 +72,7 @@ void def_denoising_loss(py::module_& module, void (*op)(const DenoisingLossArgs&
                    args.rows = pointer<const float>(rows);
                    args.images = image_view(images);
                    args.noise = image_view(noise);
+                   args.net_input = image_view(net_input);
                    args.model_output = image_view(model_output);
                    args.loss = pointer<float>(loss);
                    args.error = image_view(error);

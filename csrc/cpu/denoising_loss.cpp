@@ -33,7 +33,10 @@ static void loss_of_sample(const DenoisingLossArgs& args, int64_t sample) {
     constexpr int64_t kRun = (kPlanes == 1 ? 8 : 4) * kNoiseRun;
     const int64_t plane_size = args.channels * args.pixels / kPlanes;
     const float* row = args.rows + sample * kLevelSize;
-    const float of_image = row[kImageFactor], of_noise = row[kNoiseFactor], of_output = row[kOutputFactor];
+    const bool reads_noise = noise_is_readable(args, sample);
+    const float of_image = row[kImageFactor], of_output = row[kOutputFactor], unscaled = 1.0f / row[kInputScale];
+    // What is read is σ n.
+    const float of_noise = reads_noise ? row[kNoiseFactor] / row[kSigma] : row[kNoiseFactor];
     const float weight = row[kWeight], steepness = 2 * weight * of_output;
     double total = 0;
     for (int64_t first = 0; first < plane_size; first += kRun) {
@@ -41,8 +44,14 @@ static void loss_of_sample(const DenoisingLossArgs& args, int64_t sample) {
         alignas(64) float y[kPlanes][kRun], n[kPlanes][kRun], e[kPlanes][kRun];
         load_planes(args.images, sample, args.pixels, plane_size, first, count, y);
         load_planes(args.model_output, sample, args.pixels, plane_size, first, count, e);
+        if (reads_noise) load_planes(args.net_input, sample, args.pixels, plane_size, first, count, n);
         for (int p = 0; p < kPlanes; ++p) {
-            training_noise(args.noise, args.seeds, args.draw, sample, args.pixels, p * plane_size + first, count, n[p]);
+            if (reads_noise) {
+                for (int64_t i = 0; i < count; ++i) n[p][i] = unscaled * n[p][i] - y[p][i];
+            } else {
+                training_noise(args.noise, args.seeds, args.draw, sample, args.pixels, p * plane_size + first, count,
+                               n[p]);
+            }
             // e = D - y
             for (int64_t i = 0; i < count; ++i) {
                 e[p][i] = of_image * y[p][i] + of_noise * n[p][i] + of_output * e[p][i];

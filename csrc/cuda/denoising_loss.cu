@@ -15,12 +15,20 @@ constexpr int kThreads = 256;
 __device__ __forceinline__ void denoising_error(const DenoisingLossArgs& args, int64_t sample, int64_t element,
                                                 const QuadPlace& place, float (&e)[kQuad]) {
     const float* row = args.rows + sample * kLevelSize;
-    const float of_image = row[kImageFactor], of_noise = row[kNoiseFactor], of_output = row[kOutputFactor];
+    const bool reads_noise = noise_is_readable(args, sample);
+    const float of_image = row[kImageFactor], of_output = row[kOutputFactor];
+    // What is read is σ n.
+    const float of_noise = reads_noise ? row[kNoiseFactor] / row[kSigma] : row[kNoiseFactor];
     float y[kQuad] = {}, n[kQuad] = {}, output[kQuad] = {};
     load_quad(args.images, sample, place, y);
     load_quad(args.model_output, sample, place, output);
     if (args.noise.data != nullptr) {
         load_quad(args.noise, sample, place, n);
+    } else if (reads_noise) {
+        load_quad(args.net_input, sample, place, n);
+        const float unscaled = 1.0f / row[kInputScale];
+#pragma unroll
+        for (int i = 0; i < kQuad; ++i) n[i] = unscaled * n[i] - y[i];
     } else {
         const Normals normals =
             normal_block(uint64_t(args.seeds[sample]), uint64_t(element) / kQuad, args.draw, kDomainTraining);

@@ -63,8 +63,8 @@ class LevelRule(NamedTuple):
         for name, known in (("source", SOURCES), ("preconditioning", PRECONDITIONINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; it is one of {', '.join(known)}")
-        codes = {"source": SOURCES[self.source], "preconditioning": PRECONDITIONINGS[self.preconditioning]}
-        return [float(value) for value in {**self._asdict(), **codes}.values()]
+        source, a, b, c, preconditioning, *others = self
+        return [*map(float, (SOURCES[source], a, b, c, PRECONDITIONINGS[preconditioning], *others))]
 
 
 class NoisyBatch(NamedTuple):
@@ -76,17 +76,17 @@ class NoisyBatch(NamedTuple):
     @property
     def sigma(self) -> torch.Tensor:
         """[N]"""
-        return self.rows[:, SIGMA]
+        return self.rows.select(1, SIGMA)
 
     @property
     def c_noise(self) -> torch.Tensor:
         """[N]"""
-        return self.rows[:, C_NOISE]
+        return self.rows.select(1, C_NOISE)
 
     @property
     def weight(self) -> torch.Tensor:
         """[N]"""
-        return self.rows[:, WEIGHT]
+        return self.rows.select(1, WEIGHT)
 
 
 def noise_augment(

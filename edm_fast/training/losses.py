@@ -121,14 +121,17 @@ class _FusedLoss:
         if augment_pipe is not None:
             y, options["augment_labels"] = augment_pipe(images)
         noisy = self._noisy(net, y, keys, draw, sigma, noise)
+        # Of a network of ours the loss can read the noise, unless its modules wrote to their input.
+        readable = is_plain_precond(net) and not (torch.compiler.is_compiling() or noisy.net_input.is_inference())
+        version = noisy.net_input._version if readable else None
         if is_plain_precond(net):
             output = (network or net.network_output)(noisy.net_input, noisy.c_noise, labels, **options)  # type: ignore[attr-defined]
         else:
             output = net(noisy.net_input, noisy.sigma.reshape(-1, 1, 1, 1), labels, **options)
         checked_output(output, noisy.net_input)
-        return SampleLoss(
-            denoising_loss(output, y, noisy.rows, keys, draw, noise=noise, reduction=reduction), noisy.sigma
-        )
+        unchanged = noisy.net_input if readable and noisy.net_input._version == version else None
+        loss = denoising_loss(output, y, noisy.rows, keys, draw, noise=noise, net_input=unchanged, reduction=reduction)
+        return SampleLoss(loss, noisy.sigma)
 
     def _noisy(
         self, net: Any, y: Tensor, seeds: Tensor, draw: int, sigma: Tensor | None, noise: Tensor | None
@@ -145,9 +148,10 @@ class _FusedLoss:
         }
         known = preconditioning_rule(net)
         if known is not None:
-            taken = known._asdict()
-            own = {name: taken[name] for name in ("preconditioning", "sigma_data", "beta_d", "beta_min", "levels")}
-            return noise_augment(y, rule._replace(**own), seeds, draw, sigma=sigma, **form)
+            rule = known._replace(
+                source=rule.source, a=rule.a, b=rule.b, c=rule.c, weight_sigma_data=rule.weight_sigma_data
+            )
+            return noise_augment(y, rule, seeds, draw, sigma=sigma, **form)
         # σ and the weight alone, and then the network's own coefficients.
         levels = noise_augment(y.new_empty([len(y), 0]), rule, seeds, draw, sigma=sigma)
         c_skip, c_out, c_in, c_noise = net.coefficients(levels.sigma)

@@ -84,7 +84,12 @@ def test_tests_that_skipped_the_device_prove_nothing(programs, run, monkeypatch,
 def test_the_reasons_for_skipping_are_those_of_the_tests():
     """The phrases that tell a skipped device are in what the tests say."""
     tests = BENCHMARKS.parent / "tests"
-    for path in ("conftest.py", "samplers/test_cuda.py", "plan/test_device_plan.py", "networks/test_preconditioning.py"):
+    for path in (
+        "conftest.py",
+        "samplers/test_cuda.py",
+        "plan/test_device_plan.py",
+        "networks/test_preconditioning.py",
+    ):
         assert "no CUDA device, or no CUDA kernels" in (tests / path).read_text()
     assert "needs CUDA" in (tests / "plan" / "test_capture.py").read_text()
 

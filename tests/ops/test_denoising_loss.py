@@ -35,7 +35,8 @@ class Case:
         y, output, grad = torch.randn([3, *shape], generator=generator, dtype=torch.float64)
         self.y, self.output = y.float().to(device), output.to(device, dtype)
         self.seeds = torch.arange(shape[0], device=device) * 31 - 5
-        self.rows = noise_augment(self.y.cpu(), rule, self.seeds.cpu(), 3, backend="reference").rows.to(device)
+        made = noise_augment(self.y.cpu(), rule, self.seeds.cpu(), 3, backend="reference")
+        self.net_input, self.rows = (tensor.to(device) for tensor in made)
         self.error_grad = grad.float().to(device)
         self.loss_grad = self.error_grad.flatten(1)[:, 0].contiguous()
 
@@ -186,7 +187,7 @@ def test_bad_arguments_are_named(options, named):
 
 def test_the_torch_operators_pass_opcheck():
     case = Case((2, 3, 4, 4))
-    inputs = (case.output, case.y, case.rows, 3, case.seeds, None)
+    inputs = (case.output, case.y, case.rows, 3, case.seeds, None, case.net_input)
     loss, images = torch.empty(2), torch.empty(2, 2, 3, 4, 4)
     torch.library.opcheck(torch.ops.edm_fast.denoising_loss_.default, (*inputs, loss, None, None))
     torch.library.opcheck(torch.ops.edm_fast.denoising_loss_.default, (*inputs, None, *images))
