@@ -26,8 +26,9 @@ STEP_TARGET = 1.3
 # Of gradients, each over its norm; bfloat16 rounds every activation.
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.1}
 IMAGES = 256
-ROUNDS = {8: 9, 16: 7}
-STEPS = ((8, "float32"), (16, "float32"), (16, "bfloat16"))
+ROUNDS = {8: 9, 16: 7, 128: 3}
+STEPS = ((8, "float32"), (16, "float32"), (16, "bfloat16"), (128, "float32"))
+PART = 16  # images of a batch that go through the network at once
 
 
 def data() -> ArrayData:
@@ -41,7 +42,7 @@ def settings(batch: int, dtype: str, dropout: float) -> TrainConfig:
     usual = preset("cifar10-ddpmpp")
     network = {**usual.network, "model_channels": 64}
     options = {"augment": 0.0, "dropout": dropout, "network": network, "dtype": dtype, "warmup": 0}
-    return preset("cifar10-ddpmpp", batch=batch, **options)
+    return preset("cifar10-ddpmpp", batch=batch, micro_batch=min(batch, PART), **options)
 
 
 class PlainTrainer:
@@ -64,10 +65,11 @@ class PlainTrainer:
         config = self.config
         order = torch.randint(len(self.data), [config.batch])
         self.optimizer.zero_grad(set_to_none=True)
-        y = to_float(self.data.batch(order)[0]).contiguous(memory_format=self.layout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            loss = self.loss(self.net, y)
-        loss.sum().mul(1 / config.batch).backward()
+        for part in order.split(PART):
+            y = to_float(self.data.batch(part)[0]).contiguous(memory_format=self.layout)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                loss = self.loss(self.net, y)
+            loss.sum().mul(1 / config.batch).backward()
         for gradient in [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]:
             torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
         self.optimizer.step()

@@ -34,7 +34,8 @@ static void loss_of_sample(const DenoisingLossArgs& args, int64_t sample) {
     const int64_t plane_size = args.channels * args.pixels / kPlanes;
     const float* row = args.rows + sample * kLevelSize;
     const bool reads_noise = noise_is_readable(args, sample);
-    const float of_image = row[kImageFactor], of_output = row[kOutputFactor], unscaled = 1.0f / row[kInputScale];
+    const float of_image = row[kImageFactor], of_output = row[kOutputFactor];
+    const NoiseReader scaled_noise(row[kInputScale]);
     // What is read is σ n.
     const float of_noise = reads_noise ? row[kNoiseFactor] / row[kSigma] : row[kNoiseFactor];
     const float weight = row[kWeight], steepness = 2 * weight * of_output;
@@ -47,7 +48,7 @@ static void loss_of_sample(const DenoisingLossArgs& args, int64_t sample) {
         if (reads_noise) load_planes(args.net_input, sample, args.pixels, plane_size, first, count, n);
         for (int p = 0; p < kPlanes; ++p) {
             if (reads_noise) {
-                for (int64_t i = 0; i < count; ++i) n[p][i] = unscaled * n[p][i] - y[p][i];
+                for (int64_t i = 0; i < count; ++i) n[p][i] = scaled_noise(n[p][i], y[p][i]);
             } else {
                 training_noise(args.noise, args.seeds, args.draw, sample, args.pixels, p * plane_size + first, count,
                                n[p]);

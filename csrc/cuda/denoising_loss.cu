@@ -26,9 +26,9 @@ __device__ __forceinline__ void denoising_error(const DenoisingLossArgs& args, i
         load_quad(args.noise, sample, place, n);
     } else if (reads_noise) {
         load_quad(args.net_input, sample, place, n);
-        const float unscaled = 1.0f / row[kInputScale];
+        const NoiseReader scaled_noise(row[kInputScale]);
 #pragma unroll
-        for (int i = 0; i < kQuad; ++i) n[i] = unscaled * n[i] - y[i];
+        for (int i = 0; i < kQuad; ++i) n[i] = scaled_noise(n[i], y[i]);
     } else {
         const Normals normals =
             normal_block(uint64_t(args.seeds[sample]), uint64_t(element) / kQuad, args.draw, kDomainTraining);

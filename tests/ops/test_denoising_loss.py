@@ -106,6 +106,94 @@ def test_given_noise_takes_the_place_of_drawn_noise(backend, device):
     assert_same_bits(given, case.loss(backend, "sample"))
 
 
+# Just below the least σ whose noise is read, that one, and the ends of what is trained on.
+LEVELS = torch.tensor([0.002, 0.0624, 0.0625, 0.5, 80.0])
+
+
+def read_case(device, rule=EDM, backend=None):
+    """Five images at those levels, and the network's input that they got; the reference draws all noise."""
+    if backend == "reference":
+        pytest.skip("the reference draws all noise")
+    case = Case((5, 3, 6, 8), device=device)
+    made = noise_augment(
+        case.y.cpu(), rule._replace(source="given"), case.seeds.cpu(), 3, sigma=LEVELS, backend="reference"
+    )
+    case.net_input, case.rows = (tensor.to(device) for tensor in made)
+    return case
+
+
+@pytest.mark.parametrize("rule", [EDM, LevelRule(preconditioning="vp", beta_d=19.9, beta_min=0.1, levels=1000)],
+                         ids=["edm", "vp"])  # fmt: skip
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_noise_is_read_from_the_networks_input(backend, device, layout, rule, guards):
+    case = read_case(device, rule, backend)
+
+    def results(dtype, net_input):
+        leaf = case.output.to(dtype).requires_grad_()
+        if net_input is None:
+            n = randn((3, 6, 8), case.seeds, 3, domain=DOMAIN_TRAINING, device=device).to(dtype)
+            c = [case.rows[:, i].to(dtype).reshape(-1, 1, 1, 1) for i in range(7)]
+            y = case.y.to(dtype)
+            as_written = c[5] / c[0] * (y + c[0] * n) + c[6] * leaf - y
+            # c_skip - 1 and c_skip σ are rounded each for itself, so the exact error is of them.
+            error = as_written if dtype == torch.float32 else c[4] * y + c[5] * n + c[6] * leaf
+            loss = (c[3] * error**2).flatten(1).sum(dim=1)
+        else:
+            loss = denoising_loss(leaf, case.y, case.rows, case.seeds, 3, net_input=net_input, backend=backend)
+        return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
+
+    ours = results(torch.float32, case.net_input.contiguous(memory_format=layout))
+    for found, eager, exact in zip(ours, results(torch.float32, None), results(torch.float64, None), strict=True):
+        for i in range(len(LEVELS)):
+            assert_as_exact_as_eager(found[i], eager[i], exact[i], gradient=found.dim() > 1, what=str(LEVELS[i]))
+
+
+def test_only_large_noise_is_read(backend, device):
+    """Another input is seen by the samples that read it, and by no other; 16 bits are never read."""
+    case = read_case(device, backend=backend)
+
+    def loss(net_input, **options):
+        return denoising_loss(
+            case.output, case.y, case.rows, case.seeds, 3, net_input=net_input, backend=backend, **options
+        )
+
+    drawn, other = loss(None), loss(case.net_input + 1)
+    assert_same_bits(other[:2], drawn[:2])
+    assert ((other - drawn)[2:].abs() > 1e-5 * drawn[2:]).all()
+    assert_same_bits(loss((case.net_input + 1).bfloat16()), drawn)
+    noise = randn((3, 6, 8), case.seeds, 3, domain=DOMAIN_TRAINING, device=device)
+    assert_same_bits(loss(case.net_input + 1, noise=noise), drawn)
+
+
+@pytest.mark.parametrize("reduction", ["sample", "none"])
+def test_a_graph_can_be_gone_through_again(backend, device, reduction):
+    """The gradient is made in the memory of the derivative, which the second pass must make again."""
+    case = read_case(device)
+    leaf = case.output.clone().requires_grad_()
+    loss = denoising_loss(
+        leaf, case.y, case.rows, case.seeds, 3, net_input=case.net_input, reduction=reduction, backend=backend
+    )
+    grad = case.loss_grad if reduction == "sample" else case.error_grad
+    (first,) = torch.autograd.grad(loss, leaf, grad, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, leaf, 2 * grad, retain_graph=True)
+    assert_same_bits(second, 2 * first)
+    if backend != "reference":  # its graph does not need y
+        case.y.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, leaf, grad)
+
+
+def test_images_of_inference_mode_can_be_trained_on(backend, device):
+    case = Case((2, 3, 4, 4), device=device)
+    expected = torch.autograd.grad(
+        case.loss(backend, "sample", leaf := case.output.clone().requires_grad_()).sum(), leaf
+    )
+    with torch.inference_mode():
+        case.y = case.y.clone()
+    found = torch.autograd.grad(case.loss(backend, "sample", leaf).sum(), leaf)
+    assert_same_bits(found[0], expected[0])
+
+
 def test_a_sample_does_not_depend_on_its_batch_or_threads(backend, device):
     case = Case((5, 3, 40, 40), device=device)
     whole = case.loss(backend, "sample")
@@ -173,6 +261,9 @@ def test_float64_with_gradients_runs_on_the_reference_with_one_warning():
         ({"images": torch.zeros(2, 3, 4, 5)}, "images"),
         ({"images": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "images"),
         ({"noise": torch.zeros(2, 3, 4, 5)}, "noise"),
+        ({"net_input": torch.zeros(2, 3, 4, 5)}, "net_input"),
+        ({"net_input": torch.zeros(2, 3, 4, 5, dtype=torch.bfloat16)}, "net_input"),
+        ({"net_input": torch.zeros(2, 3, 4, 4, dtype=torch.int32)}, "net_input"),
         ({"model_output": torch.zeros(2)}, "model_output"),
         ({"model_output": torch.zeros(2, 3, 4, 4, dtype=torch.int32)}, "model_output"),
         ({"reduction": "mean"}, "reduction"),

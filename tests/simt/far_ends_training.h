@@ -39,21 +39,27 @@ struct LossCall {
     LossCall(int64_t pixels, int64_t samples)
         : output(samples, pixels, 1),
           images(samples, pixels, 2),
+          inputs(samples, pixels, 4),
           rows(samples, kLevelSize, 3),
           seeds(samples, 1),
           loss(samples, 1),
           error(samples, pixels),
           slope(samples, pixels) {
         *seeds.last() = 1234567890123;
-        args = {samples,      1,  pixels,       7,           seeds.data(), rows.data(),
-                view(images), {}, view(output), loss.data(), view(error),  view(slope)};
+        args = {samples,     1,           pixels,       7,           seeds.data(), rows.data(), view(images),
+                ImageView{}, ImageView{}, view(output), loss.data(), view(error),  view(slope)};
+    }
+    // The noise from the network's input.
+    void read() {
+        rows.last()[kSigma] = 1.0f;
+        args.net_input = view(inputs);
     }
     static ImageView view(const Rows<float>& rows) { return {rows.data(), rows.size(), rows.size(), 1, kFloat32}; }
     bool same(const LossCall& other) const {
         return same_last(loss, other.loss) && same_last(error, other.error) && same_last(slope, other.slope);
     }
 
-    Filled<float> output, images, rows;
+    Filled<float> output, images, inputs, rows;
     Rows<int64_t> seeds;
     Rows<float> loss, error, slope;
     DenoisingLossArgs args;
@@ -63,12 +69,18 @@ inline bool denoising_loss() {
     constexpr int64_t pixels = 64 * 64;
     const int64_t samples = past_32_bits(pixels);
     LossCall many(pixels, samples), alone(pixels, 1);
-    for (const LossCall* call : {&many, &alone}) {
-        const int64_t count = call == &many ? samples : 1;
-        choose(last_of(count));
-        cuda::denoising_loss(call->args, 0, nullptr);
+    float drawn = 0;
+    for (const bool reads : {false, true}) {
+        for (LossCall* call : {&many, &alone}) {
+            if (reads) call->read();
+            choose(last_of(call == &many ? samples : 1));
+            cuda::denoising_loss(call->args, 0, nullptr);
+        }
+        const float loss = *many.loss.last();
+        if (!many.same(alone) || !std::isfinite(loss) || loss == drawn) return false;
+        drawn = loss;
     }
-    return many.same(alone) && std::isfinite(*many.loss.last());
+    return true;
 }
 
 // The last sample moved, turned by a sixth and recoloured.

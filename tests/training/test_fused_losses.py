@@ -93,6 +93,41 @@ def test_a_network_of_ours_is_its_denoiser(loss, precond):
     torch.testing.assert_close(error.flatten(1).sum(1), inside.loss, rtol=1e-4, atol=0)
 
 
+class Writes(torch.nn.Module):
+    """Overwrites its input before anything else."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, *arguments, **options):
+        output = self.inner(x, *arguments, **options)
+        x.zero_()
+        return output
+
+
+def test_noise_is_read_from_an_input_that_nobody_wrote_to(monkeypatch):
+    y, labels, _, _, _ = batch()
+    net = network(EDMPrecond).eval()
+    given = []
+
+    def spied(*arguments, net_input=None, **options):
+        given.append(net_input)
+        return plain(*arguments, net_input=net_input, **options)
+
+    plain = losses.denoising_loss
+    monkeypatch.setattr(losses, "denoising_loss", spied)
+    read = losses.EDMLoss().per_sample(net, y, labels, seeds=torch.arange(5))
+    with torch.no_grad():
+        net.model = Writes(net.model)
+        drawn = losses.EDMLoss().per_sample(net, y, labels, seeds=torch.arange(5))
+    assert given[0] is not None
+    assert given[1] is None
+    torch.testing.assert_close(read.loss.detach(), drawn.loss, rtol=1e-5, atol=0)
+    losses.EDMLoss().per_sample(lambda *a, **k: net(*a, **k), y, labels, seeds=torch.arange(5))
+    assert given[2] is None
+
+
 def test_an_image_has_its_noise_in_any_batch():
     y, labels, _, _, _ = batch()
     net = network(EDMPrecond)

@@ -8,6 +8,7 @@
 // that counts, taken from the network's input: σ n = net_input / c_in - y.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "edm_fast/image_view.h"
@@ -15,8 +16,8 @@
 
 namespace edm_fast {
 
-// The least σ whose noise is taken from the network's input. The difference is off by some 2^-23 of the images, which is
-// less than the error of D - y taken as written; below this σ it would be more than 2e-6 of the noise.
+// The least σ whose noise is taken from the network's input. Below it the two roundings of that input, some 2^-24 of
+// the images, would be more than 1e-6 of the noise.
 constexpr float kLeastReadableSigma = 0.0625f;
 
 // The domain of training's noise is kDomainTraining.
@@ -32,6 +33,18 @@ struct DenoisingLossArgs {
     float* loss;             // [samples], written; nullptr: not wanted
     ImageView error;         // written where present
     ImageView slope;         // written where present
+};
+
+// σ n = value / c_in - y as if in one rounding.
+struct NoiseReader {
+    float factor, rest;  // 1/c_in and what of it is lost in float
+
+    EDM_FAST_HOST_DEVICE explicit NoiseReader(float c_in)
+        : factor(1.0f / c_in), rest(float(1.0 / double(c_in) - double(factor))) {}
+
+    EDM_FAST_HOST_DEVICE float operator()(float value, float y) const {
+        return fmaf(value, rest, fmaf(value, factor, -y));
+    }
 };
 
 // Whether the sample's σ n is taken from net_input.
