@@ -16,7 +16,6 @@ from edm_fast.ops.tensors import (
     address,
     check_device,
     check_float,
-    check_same_dtype,
     check_shape,
     image_view,
     kernel_shape,
@@ -59,9 +58,9 @@ def denoising_loss(
         images: y, like F in shape; read as float32.
         rows: float32 [N, 7], of `noise_augment`.
         seeds, draw, noise: those of `noise_augment`.
-        net_input: what `noise_augment` returned, like F in shape, if nothing has written to it since. The noise of
-            samples with σ ≥ 1/16 is then net_input/c_in - y in place of one drawn again, which is faster and as exact
-            as D - y taken as written. None, or any dtype but float32, draws all of it.
+        net_input: what `noise_augment` returned, like F in shape, if nothing has written to it since. The σ·n of
+            samples with σ ≥ 1/16 is then net_input/c_in - y in place of one drawn again, which is faster and about as
+            exact as c_skip·x + c_out·F - y in float32. None, or any dtype but float32, draws all of it.
         reduction: "sample" for sums float32 [N]; "none" for w·(D - y)² float32, like F in shape and layout.
         backend: None (by device), "cpu", "cuda" or "reference".
 
@@ -78,9 +77,8 @@ def denoising_loss(
     ):
         if tensor is not None:
             check_float(name, tensor.dtype)
-    if net_input is not None and net_input.dtype != torch.float32:
-        check_shape("net_input", net_input, model_output.shape)
-        net_input = None
+            if tensor.dim() < 2:
+                raise ValueError(f"{name}: shape is {tuple(tensor.shape)}; it must be [N, C, H, W] or [N, …]")
     inputs = _Inputs(
         viewable(images.detach()),
         rows.detach().contiguous(),
@@ -89,16 +87,14 @@ def denoising_loss(
         None if noise is None else viewable(noise.detach()),
         None if net_input is None else viewable(net_input.detach()),
     )
+    _check(model_output, *inputs)
     if backends.choose_for("denoising_loss", backend, model_output) == "reference":
         from edm_fast.reference.noise_augment import denoising_error
 
-        _check(model_output, *inputs)
         error = denoising_error(model_output, inputs.images, inputs.rows, inputs.seeds, inputs.draw, inputs.noise)
         return error if reduction == "none" else error.flatten(1).sum(dim=1)
     if torch.is_grad_enabled() and model_output.requires_grad:
-        kept = torch.compiler.is_compiling() or any(t.is_inference() for t in inputs if isinstance(t, torch.Tensor))
-        function = _DenoisingLoss if kept else _InPlaceLoss
-        return function.apply(backend, reduction, viewable(model_output), *inputs)
+        return _DenoisingLoss.apply(backend, reduction, viewable(model_output), *inputs)
     return _loss(backend, reduction, viewable(model_output.detach()), inputs)
 
 
@@ -124,11 +120,6 @@ def _loss(
     return result
 
 
-def _like_images(grad: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """The gradient of the loss, of a sample or of an element, so that it multiplies the slope."""
-    return grad if grad.dim() == slope.dim() else grad.reshape(-1, *[1] * (slope.dim() - 1))
-
-
 class _DenoisingLoss(torch.autograd.Function):
     """Keeps the error's derivative by F in float32, and not what it was made from."""
 
@@ -146,37 +137,9 @@ class _DenoisingLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         (slope,) = ctx.saved_tensors
-        return None, None, (slope * _like_images(grad, slope)).to(ctx.dtype), *[None] * len(_Inputs._fields)
-
-
-class _InPlaceLoss(torch.autograd.Function):
-    """The derivative becomes the gradient in its own memory; another pass backwards makes it again from F.
-
-    Not for tensors of inference mode, which cannot be saved, nor for a compiler, which cannot see this.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, backend: str | None, reduction: str, model_output: torch.Tensor, *inputs: Any
-    ) -> torch.Tensor:
-        slope = torch.empty_like(model_output, dtype=torch.float32)
-        result = _loss(backend, reduction, model_output, _Inputs(*inputs), slope)
-        ctx.slopes = [slope]
-        ctx.backend, ctx.draw, ctx.dtype = backend, inputs[2], model_output.dtype
-        ctx.save_for_backward(model_output, *inputs[:2], *inputs[3:])
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        if ctx.slopes:
-            slope = ctx.slopes.pop()
-        else:
-            model_output, images, rows, *others = ctx.saved_tensors
-            slope = torch.empty_like(model_output, dtype=torch.float32)
-            _loss(ctx.backend, "sample", model_output, _Inputs(images, rows, ctx.draw, *others), slope)
-        slope *= _like_images(grad, slope)
-        return None, None, slope.to(ctx.dtype), *[None] * len(_Inputs._fields)
+        if grad.dim() != slope.dim():
+            grad = grad.reshape(-1, *[1] * (slope.dim() - 1))
+        return None, None, (slope * grad).to(ctx.dtype), *[None] * len(_Inputs._fields)
 
 
 def _check(
@@ -189,8 +152,6 @@ def _check(
     net_input: torch.Tensor | None,
 ) -> None:
     check_float("model_output", model_output.dtype)
-    if model_output.dim() < 2:
-        raise ValueError(f"model_output: shape is {tuple(model_output.shape)}; it must be [N, C, H, W] or [N, …]")
     check_device("images", images, model_output.device)
     check_shape("images", images, model_output.shape)
     check_float("images", images.dtype)
@@ -199,12 +160,13 @@ def _check(
     if net_input is not None:
         check_device("net_input", net_input, model_output.device)
         check_shape("net_input", net_input, model_output.shape)
-        check_same_dtype("net_input", net_input, torch.float32)
+        check_float("net_input", net_input.dtype)
 
 
 def _run(backend: str, model_output: torch.Tensor, *rest: Any) -> None:
     inputs, (loss, error, slope) = _Inputs(*rest[:-3]), rest[-3:]
     _check(model_output, *inputs)
+    readable = inputs.net_input is not None and inputs.net_input.dtype == torch.float32
     backends.launch(
         "denoising_loss",
         backend,
@@ -215,7 +177,7 @@ def _run(backend: str, model_output: torch.Tensor, *rest: Any) -> None:
         inputs.rows.data_ptr(),
         image_view("images", inputs.images),
         view_or_absent("noise", inputs.noise),
-        view_or_absent("net_input", inputs.net_input),
+        view_or_absent("net_input", inputs.net_input if readable else None),
         image_view("model_output", model_output),
         address(loss),
         view_or_absent("error", error),

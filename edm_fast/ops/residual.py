@@ -122,6 +122,9 @@ def _forward(
 ) -> tuple[torch.Tensor, ...]:
     if out is None:
         out = torch.empty_like(a, memory_format=torch.channels_last)
+    elif not torch.compiler.is_compiling():
+        # Who saved the tensor, or looks at its version, must see that it is written to.
+        torch.autograd.graph.increment_version(out)
     statistics = torch.empty([*a.shape[:2], 2], dtype=torch.float32, device=a.device) if moments else None
     if backend is None:
         torch.ops.edm_fast.residual_(a, b, bias, scale, out, statistics)

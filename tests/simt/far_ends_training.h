@@ -51,7 +51,7 @@ struct LossCall {
     }
     // The noise from the network's input.
     void read() {
-        rows.last()[kSigma] = 1.0f;
+        rows.last()[kSigma] = rows.last()[kInputScale] = 1.0f;
         args.net_input = view(inputs);
     }
     static ImageView view(const Rows<float>& rows) { return {rows.data(), rows.size(), rows.size(), 1, kFloat32}; }

@@ -47,10 +47,12 @@ struct NoiseReader {
     }
 };
 
-// Whether the sample's σ n is taken from net_input.
+// Whether the sample's σ n is taken from net_input. Rows of the caller's may have a c_in that no input can be divided
+// by.
 EDM_FAST_HOST_DEVICE bool noise_is_readable(const DenoisingLossArgs& args, int64_t sample) {
-    return args.noise.data == nullptr && args.net_input.data != nullptr &&
-           args.rows[sample * kLevelSize + kSigma] >= kLeastReadableSigma;
+    const float* row = args.rows + sample * kLevelSize;
+    return args.noise.data == nullptr && args.net_input.data != nullptr && row[kSigma] >= kLeastReadableSigma &&
+           row[kInputScale] > 1e-30f && row[kInputScale] < 1e30f;
 }
 
 namespace cpu {
