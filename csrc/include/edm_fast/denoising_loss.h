@@ -4,8 +4,8 @@
 //
 // and with it, where a backward pass will follow, the error's derivative by F, slope = 2 w c_out e: the gradient is
 // then slope times that of the loss or of the error, and the noise is not needed again. It is the noise that
-// noise_augment added: made again from the same seed and draw, or given, or, where that is cheaper and loses nothing
-// that counts, taken from the network's input: σ n = net_input / c_in - y.
+// noise_augment added: given, or taken from the network's input, σ n = net_input / c_in - y, where that loses nothing
+// that counts, or made again from the same seed and draw.
 #pragma once
 
 #include <cmath>
@@ -40,7 +40,7 @@ struct NoiseReader {
     float factor, rest;  // 1/c_in and what of it is lost in float
 
     EDM_FAST_HOST_DEVICE explicit NoiseReader(float c_in)
-        : factor(1.0f / c_in), rest(float(1.0 / double(c_in) - double(factor))) {}
+        : factor(1.0f / c_in), rest(fmaf(-factor, c_in, 1.0f) * factor) {}
 
     EDM_FAST_HOST_DEVICE float operator()(float value, float y) const {
         return fmaf(value, rest, fmaf(value, factor, -y));
