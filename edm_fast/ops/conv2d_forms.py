@@ -21,7 +21,7 @@ _CHANNELS_FOR_WINOGRAD4 = 128
 _SMALLEST_FOR_WINOGRAD4 = 12
 
 # Rounding of the gradient of the weights is that of sums over the tiles: from so many tiles of 4×4 on, eager's sums are
-# long enough to hide it, in all but one of a hundred draws also where few values are much larger than the others.
+# long enough to hide it, nearly always also where few values are much larger than the others.
 _TILES_FOR_WINOGRAD4 = 2048
 
 

@@ -66,17 +66,17 @@ def test_the_form_that_is_chosen_is_exact_enough(shape, dtype):
     assert_exact(*draw(shape, dtype), algorithm)
 
 
-@pytest.mark.parametrize("shape", [(32, 64, 64, 16, 16), (8, 64, 64, 32, 32), (32, 64, 64, 32, 32)], ids=str)
-def test_a_few_large_values(shape):
-    """Of six draws together: where eager happens to be exact, one in some hundred by itself goes beyond the rule."""
-    results = []
-    for seed in range(6):
+@pytest.mark.parametrize(
+    ("shape", "seeds"),
+    [((32, 64, 64, 16, 16), [0, 262]), ((8, 64, 64, 32, 32), [0, 72, 201, 224]), ((32, 64, 64, 32, 32), [0, 1, 2])],
+    ids=str,
+)
+def test_a_few_large_values(shape, seeds):
+    """Of the first two shapes all draws but 0 are some on which F(4×4) would go beyond the rule."""
+    for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         x, grad = (image * image.clone().normal_(generator=generator).exp() for image in draw(shape, seed=seed))
-        exact = eager(x.double(), grad.double())
-        ours = conv2d_weight_grad(x, grad, algorithm=fastest_weight_gradient(shape[0], *shape[3:]))
-        results.append([gradient / float(exact.abs().max()) for gradient in (ours, eager(x, grad), exact)])
-    assert_as_exact_as_eager(*(torch.cat(each) for each in zip(*results, strict=True)), gradient=True)
+        assert_exact(x, grad, fastest_weight_gradient(shape[0], *shape[3:]))
 
 
 def test_few_tiles_take_the_more_exact_form():
