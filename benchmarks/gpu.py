@@ -11,6 +11,7 @@
     summary     the figures of the file
     kernels     every op at small sizes, for the sanitizers; keeps nothing
     forward     a forward of F at full size, for the sanitizers; keeps nothing [NETWORK:BATCH …]
+    baseline    torch.compile's forward of F where nothing of ours runs, for a fault; keeps nothing [NETWORK:BATCH …]
     all         from ceilings to summary; gpu.sh gives each stage a process of its own
 
 Run: python benchmarks/gpu.py STAGE [NAME …] [--dry-run]
@@ -109,10 +110,11 @@ STAGES = {
     "sampling": Stage(gpu_sampling.measure, gpu_sampling.describe_times, lambda rows: [parse_row(row) for row in rows]),
     "kernels": Stage(run_kernels, describe_kernels, no_names),
     "forward": Stage(gpu_networks.run_forward, gpu_networks.describe_forward, selected_rows),
+    "baseline": Stage(gpu_networks.run_baseline, gpu_networks.describe_baseline, selected_rows),
 }
 SUMMARY = "summary"
-FOR_SANITIZERS = ("kernels", "forward")
-ALL = (*(name for name in STAGES if name not in FOR_SANITIZERS), SUMMARY)
+WITHOUT_FIGURES = ("kernels", "forward", "baseline")
+ALL = (*(name for name in STAGES if name not in WITHOUT_FIGURES), SUMMARY)
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -158,7 +160,8 @@ def run_stage(name: str, run: Run, names: Sequence[str]) -> bool:
     print(f"== {name}", flush=True)
     # Processes that compile at the same time do not meet in one folder, nor with what a run that failed has left.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix=f"inductor-{name}-", dir=run.scratch)
-    if name not in FOR_SANITIZERS:
+    os.environ.pop("TRITON_CACHE_DIR", None)  # inside of it, if nothing is said
+    if name not in WITHOUT_FIGURES:
         run.check_output()
     return STAGES[name].run(run, names)
 

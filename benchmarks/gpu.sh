@@ -11,7 +11,8 @@
 #   benchmarks/gpu.sh ops            single ops against a copy of as many bytes
 #   benchmarks/gpu.sh networks ddpmpp [ncsnpp, adm, adm:64]     a forward against eager PyTorch and torch.compile
 #   benchmarks/gpu.sh diagnose ddpmpp:64       networks again, for a fault on the device: its core goes to build/gpu, where
-#                                    cuda-gdb names the kernel and the exception, and no figure is kept
+#                                    cuda-gdb names the kernel and the exception; then, after a fault, the baseline in a
+#                                    process where nothing of ours runs. No figure is kept
 #   benchmarks/gpu.sh sampling       the time from seeds to images
 #   benchmarks/gpu.sh summary        the figures so far
 #   benchmarks/gpu.sh [all]          all of them, most valuable first
@@ -66,19 +67,25 @@ measure() {
 
 diagnose() {
     local folder=build/gpu/diagnosis
+    rm -rf "$folder"
     mkdir -p "$folder"
-    export CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1 CUDA_COREDUMP_FILE="$PWD/$folder/core.%p"
-    export CUDA_COREDUMP_GENERATION_FLAGS=skip_global_memory,skip_local_memory,skip_constbank_memory
     if [ -n "$dry" ]; then
         python3 benchmarks/gpu.py networks "$@" --dry-run
+        python3 benchmarks/gpu.py baseline "$@" --dry-run
         return
     fi
+    export CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1
+    export CUDA_COREDUMP_GENERATION_FLAGS=skip_global_memory,skip_shared_memory,skip_local_memory,skip_constbank_memory
+    export CUDA_COREDUMP_FILE="$PWD/$folder/networks.%p.core"
     local status=0
     python3 benchmarks/gpu.py networks "$@" --pairs 1 --output "$folder/gpu.json" || status=$?
+    if [ "$status" -ne 0 ]; then
+        CUDA_COREDUMP_FILE="$PWD/$folder/baseline.%p.core" python3 benchmarks/gpu.py baseline "$@" || true
+    fi
     ls -l "$folder"
-    for core in "$folder"/core.*; do
+    for core in "$folder"/*.core; do
         if [ -e "$core" ] && command -v cuda-gdb > /dev/null; then
-            cuda-gdb -batch -ex "target cudacore $core" -ex "info cuda kernels" -ex "bt" || true
+            cuda-gdb -batch -ex "target cudacore $core" -ex "info cuda kernels" -ex "bt" | tee "$core.txt" || true
         fi
     done
     [ -z "${OUT:-}" ] || cp -r "$folder" "$OUT/"

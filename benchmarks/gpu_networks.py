@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import math
 import statistics
@@ -40,8 +41,9 @@ DTYPE = torch.bfloat16
 COMPILE_OPTIONS = {"triton.cudagraphs": True, "max_autotune_conv_backends": "ATEN"}
 _EXPECTED_CHUNK = 16
 _SIGMA = 2.0
-# What `forward` runs if nothing is named.
+# What `forward` and `baseline` run if nothing is named.
 _FORWARD_ROWS = ["ddpmpp:64"]
+_BASELINE_CALLS = 200
 
 # F as a function of (x, c_noise, class_labels).
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -131,7 +133,11 @@ class Row:
         with cudnn(benchmark=False):
             self.expected = expected(net, self.x, self.c_noise, self.labels)
         self.half = variants.cast_images(copy.deepcopy(net), DTYPE, torch.channels_last)
-        self.prepared = edm_fast.prepare(net, dtype=DTYPE)
+        self._net = net
+
+    @functools.cached_property
+    def prepared(self) -> Any:
+        return edm_fast.prepare(self._net, dtype=DTYPE)
 
     @torch.inference_mode()
     def ours(self) -> Tensor:
@@ -179,6 +185,9 @@ class Row:
             checked(f"ours after {name}", self.reached(f"ours after {name}", self.ours), self.expected)
             baseline_turn = self_timing(theirs, self.run.clock)
             result = paired(self.row, baseline_turn, self_timing(self.ours, self.run.clock), self.run.pairs)
+            # Replayed in turn, each may have written what the other reads.
+            checked(f"{name} after the turns", self.reached(f"{name} after the turns", theirs), self.expected)
+            checked("ours after the turns", self.reached("ours after the turns", self.ours), self.expected)
             return {
                 **asdict(result),
                 "floor_share": floor_s / result.ours_s,
@@ -272,6 +281,29 @@ def run_forward(run: Run, arguments: Sequence[str] = ()) -> bool:
 
 def describe_forward(arguments: Sequence[str]) -> Iterator[str]:
     return (f"a forward of {row}" for row in selected_rows(list(arguments) or _FORWARD_ROWS))
+
+
+def run_baseline(run: Run, arguments: Sequence[str] = ()) -> bool:
+    """torch.compile's forward of each row, many times, in a process where nothing of ours runs: a fault of the device
+    is then not of our making. MismatchError if the last output is not right."""
+    with cudnn(benchmark=True):
+        for row in selected_rows(list(arguments) or _FORWARD_ROWS):
+            alone = Row(run, row)
+            with compiled(alone.half) as forward:
+
+                def calls(alone: Row = alone, forward: Forward = forward) -> Tensor:
+                    for _ in range(_BASELINE_CALLS):
+                        output = forward(alone.x, alone.c_noise, alone.labels)
+                    return output
+
+                checked("compiled", alone.reached(f"{_BASELINE_CALLS} calls of {row}", calls), alone.expected)
+            release(run.device)
+    return True
+
+
+def describe_baseline(arguments: Sequence[str]) -> Iterator[str]:
+    rows = selected_rows(list(arguments) or _FORWARD_ROWS)
+    return (f"{_BASELINE_CALLS} forwards of {row} by torch.compile, and nothing of ours" for row in rows)
 
 
 def measure(run: Run, arguments: Sequence[str] = ()) -> bool:

@@ -188,12 +188,17 @@ def _compare(run: Run, row: str, subject: Subject, prepared: Any, denoiser: Deno
         latents = edm_fast.randn(shape, seeds, 0, dtype=torch.float64, device=run.device)
         return edm_sampler(denoiser, latents, subject.labels, **subject.options)
 
-    errors = {"error": subject.error(ours()), "baseline_error": subject.error(theirs())}
-    for what, error in errors.items():
-        if not error <= bound:
-            raise MismatchError(f"{what} is {error:.2g} of the largest value; {bound:.2g} is allowed")
+    def errors(when: str = "") -> dict[str, float]:
+        found = {"error": subject.error(ours()), "baseline_error": subject.error(theirs())}
+        for what, error in found.items():
+            if not error <= bound:
+                raise MismatchError(f"{what} is {error:.2g} of the largest value{when}; {bound:.2g} is allowed")
+        return found
+
+    before = errors()
     result = paired(row, self_timing(theirs, run.clock), self_timing(ours, run.clock), run.pairs)
-    return {**asdict(result), **errors, "error_bound": bound, "match": True}
+    errors(" after the turns")
+    return {**asdict(result), **before, "error_bound": bound, "match": True}
 
 
 def measure(run: Run, rows: Sequence[str] = ()) -> bool:

@@ -9,25 +9,11 @@
 
 #include "batch.h"
 #include "edm_fast/resample.h"
+#include "filter.h"
 #include "moments.h"
 #include "simd.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
-
-template <class T>
-struct Image {
-    T* data;
-    int64_t height, width;
-    int64_t stride;  // elements from a pixel to the next; rows follow densely
-
-    T* at(int64_t row, int64_t column) const { return data + (row * width + column) * stride; }
-};
-
-// A map is bound to a vector of channels with at(channel) and then called with values.
-struct Identity {
-    Identity at(int64_t) const { return {}; }
-    Vec operator()(Vec value) const { return value; }
-};
 
 static inline int64_t resampled_size(const Resampling& filter, int64_t size) {
     if (filter.direction == 0) return size;
@@ -55,8 +41,6 @@ static inline Path resampling_path(const Resampling& filter, int64_t height, int
     return out_height == 2 * height && out_width == 2 * width ? Path::kDouble : Path::kFilter;
 }
 
-constexpr int64_t kFilterRows = 8, kFilterColumns = 16;
-
 static inline int64_t band_count(const Resampling& filter, int64_t height, int64_t width, int64_t out_height,
                                  int64_t out_width) {
     switch (resampling_path(filter, height, width, out_height, out_width)) {
@@ -70,30 +54,6 @@ static inline int64_t band_count(const Resampling& filter, int64_t height, int64
             break;
     }
     return (out_height + kFilterRows - 1) / kFilterRows;
-}
-
-// The inputs of one output along one axis: `count` from `first`, all inside the image, and their weights.
-struct Window {
-    int64_t first;
-    int count;
-    float weight[kMaxTaps];
-};
-
-static inline Window window_at(const Resampling& filter, int64_t output, int64_t size) {
-    Window window{};
-    const int64_t p = filter.padding;
-    const bool up = filter.direction > 0;
-    const int parity = int((output + p) & 1);
-    const int taps = up ? filter.taps / 2 : filter.taps;
-    // Going up, the tap that meets the first input is the last of the taps with the output's parity.
-    const int64_t first = up ? (output + p - parity) / 2 - (taps - 1) : 2 * output - p;
-    for (int i = 0; i < taps; ++i) {
-        const int64_t input = first + i;
-        if (input < 0 || input >= size) continue;
-        if (window.count == 0) window.first = input;
-        window.weight[window.count++] = up ? 2.0f * filter.tap[2 * (taps - 1 - i) + parity] : filter.tap[i];
-    }
-    return window;
 }
 
 template <class From, class To, class Map>
@@ -139,64 +99,6 @@ static void double_row(float factor, const Image<const From>& x, int64_t channel
             store_some(top + out.stride + c, value, count);
             store_some(bottom + c, value, count);
             store_some(bottom + out.stride + c, value, count);
-        });
-    }
-}
-
-// One vector of channels of some output rows and columns: each input row is mapped and filtered along the row once,
-// and the last rows are kept for the filter along the columns.
-template <class From, class To, class Bound>
-EDM_FAST_INLINE void filter_tile(const Resampling& filter, const Image<const From>& x, int64_t channel, int count,
-                                 const Bound& bound, const Image<To>& out, Range rows, Range columns,
-                                 const Window* column_windows) {
-    Vec line[2 * kFilterColumns + kMaxTaps];
-    Vec kept[kMaxTaps][kFilterColumns];
-    const int width = int(columns.end - columns.begin);
-    int64_t first = x.width, last = 0;
-    for (int j = 0; j < width; ++j) {
-        const Window& window = column_windows[j];
-        if (window.count == 0) continue;
-        first = window.first < first ? window.first : first;
-        last = window.first + window.count > last ? window.first + window.count : last;
-    }
-    int64_t next = 0;
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-        const Window window = window_at(filter, row, x.height);
-        if (next < window.first) next = window.first;
-        for (; next < window.first + window.count; ++next) {
-            for (int64_t column = first; column < last; ++column) {
-                line[column - first] = bound(load_some(x.at(next, column) + channel, count));
-            }
-            for (int j = 0; j < width; ++j) {
-                const Window& along = column_windows[j];
-                Vec sum{};
-                for (int i = 0; i < along.count; ++i) {
-                    sum = fma(splat(along.weight[i]), line[along.first - first + i], sum);
-                }
-                kept[next % kMaxTaps][j] = sum;
-            }
-        }
-        for (int j = 0; j < width; ++j) {
-            Vec sum{};
-            for (int i = 0; i < window.count; ++i) {
-                sum = fma(splat(window.weight[i]), kept[(window.first + i) % kMaxTaps][j], sum);
-            }
-            store_some(out.at(row, columns.begin + j) + channel, sum, count);
-        }
-    }
-}
-
-template <class From, class To, class Map>
-static void filter_rows(const Resampling& filter, const Image<const From>& x, int64_t channels, const Map& map,
-                        const Image<To>& out, Range rows) {
-    Window windows[kFilterColumns];
-    for (int64_t begin = 0; begin < out.width; begin += kFilterColumns) {
-        const int64_t end = begin + kFilterColumns < out.width ? begin + kFilterColumns : out.width;
-        for (int64_t column = begin; column < end; ++column) {
-            windows[column - begin] = window_at(filter, column, x.width);
-        }
-        for_vectors(channels, [&](int64_t c, int count) __attribute__((always_inline)) {
-            filter_tile(filter, x, c, count, map.at(c), out, rows, {begin, end}, windows);
         });
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,25 @@ def test_stages_run_by_name_and_say_what_failed(load, monkeypatch, tmp_path, cap
 
 def test_a_forward_runs_for_the_sanitizers(load, run):
     assert load("gpu_networks").run_forward(run, ["digits:1"])
+
+
+def test_stages_and_processes_do_not_share_what_was_compiled(load, monkeypatch, tmp_path):
+    gpu = load("gpu")
+    seen = []
+
+    def note(run, names):
+        seen.append((os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ.get("TRITON_CACHE_DIR")))
+        os.environ["TRITON_CACHE_DIR"] = "of the compiler, from the first stage on"
+        return True
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "another's")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "another's")
+    monkeypatch.setattr(gpu, "STAGES", {name: gpu.Stage(note, lambda _: (), lambda names: None) for name in "ab"})
+    monkeypatch.setattr(gpu, "ALL", ("a", "b"))
+    assert gpu.main(["all", "--device", "cpu", "--output", str(tmp_path / "gpu.json"), "--logs", str(tmp_path)]) == 0
+    folders, triton = zip(*seen, strict=True)
+    assert triton == (None, None)
+    assert len({*folders, "another's"}) == 3
 
 
 def test_every_kernel_runs_for_the_sanitizers(load, run):

@@ -93,6 +93,40 @@ def test_ours_without_a_match_gets_no_time(load, run, compiler, monkeypatch, kep
     assert not compiler
 
 
+@pytest.mark.parametrize("spoilt", ["ours", "eager"])
+def test_what_the_turns_spoil_gets_no_time(load, run, compiler, monkeypatch, kept, spoilt):
+    """As if the graph of one wrote where the other's weights are."""
+    networks = load("gpu_networks")
+    plain, damage = networks.paired, []
+
+    def paired(*given):
+        result = plain(*given)
+        damage.append(1.5)
+        return result
+
+    monkeypatch.setattr(networks, "paired", paired)
+    own = edm_fast.plan.Prepared.run
+    factor = lambda name: damage[-1] if damage and name == spoilt else 1.0  # noqa: E731
+    monkeypatch.setattr(edm_fast.plan.Prepared, "run", lambda self, x, rows: own(self, x, rows) * factor("ours"))
+    monkeypatch.setattr(networks, "eager", lambda half: lambda *given: half.model(*given) * factor("eager"))
+    assert not networks.measure_row(run, "ddpmpp:2", load("gpu_ceilings").Ceilings(*RATES))
+    entry = kept("ddpmpp:2")["eager"]
+    assert entry["match"] is False
+    assert "after the turns" in entry["reason"]
+
+
+def test_the_baseline_runs_where_nothing_of_ours_does(load, run, compiler, monkeypatch):
+    networks = load("gpu_networks")
+    monkeypatch.setattr(edm_fast, "prepare", None)
+    monkeypatch.setattr(networks, "_BASELINE_CALLS", 3)
+    assert networks.run_baseline(run, ["ddpmpp:2"])
+    assert len(compiler) == 3
+    assert not run.output.exists()
+    monkeypatch.setattr(networks, "expected", lambda net, x, *given: torch.full_like(x, 9.0))
+    with pytest.raises(networks.MismatchError):
+        networks.run_baseline(run, ["ddpmpp:2"])
+
+
 def test_a_baseline_without_a_match_or_a_compiler_that_gives_up_leaves_the_rest(load, run, monkeypatch, kept):
     networks = load("gpu_networks")
 
@@ -190,6 +224,19 @@ def test_sampling_something_else_gets_no_time(sampling, run, compiler, monkeypat
     for entry in kept("sampling").values():
         assert entry["match"] is False
         assert "ours_s" not in entry
+
+
+def test_sampling_that_the_turns_spoil_gets_no_time(sampling, run, compiler, monkeypatch, kept):
+    plain, turned = sampling.paired, []
+    monkeypatch.setattr(sampling, "paired", lambda *given: turned.append(1) or plain(*given))
+    sample = edm_fast.sample
+    monkeypatch.setattr(
+        edm_fast, "sample", lambda net, seeds, *args, **options: sample(net, seeds + len(turned), *args, **options)
+    )
+    assert not sampling.measure_row(run, "ddpmpp:3", num_steps=2)
+    entry = kept("sampling")["ddpmpp:3, eager"]
+    assert entry["match"] is False
+    assert "after the turns" in entry["reason"]
 
 
 def test_only_the_first_images_of_a_large_batch_are_compared(sampling, run):

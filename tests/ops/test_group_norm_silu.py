@@ -18,7 +18,14 @@ from edm_fast.reference.residual import residual as reference_residual
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # N, C, groups, H, W; groups have several elements and, for the embedding's gradient not to vanish, several channels.
 SMALL = [(1, 24, 3, 1, 1), (3, 15, 1, 3, 5), (2, 34, 17, 4, 4), (1, 24, 6, 17, 3)]
-LARGE = [(2, 40, 10, 20, 12), (1, 64, 16, 8, 8), (1, 256, 32, 20, 12), (257, 8, 2, 3, 2), (2, 17, 1, 8, 8)]
+LARGE = [
+    (2, 40, 10, 20, 12),
+    (1, 64, 16, 8, 8),
+    (1, 256, 32, 20, 12),
+    (1, 711, 3, 4, 6),
+    (257, 8, 2, 3, 2),
+    (2, 17, 1, 8, 8),
+]
 # How much of what surrounds the norm is there; the names of tensors select those that a case gets.
 OPTIONS = {
     "alone": {},

@@ -14,9 +14,16 @@ from edm_fast.ops.resample import resample
 from edm_fast.reference.resample import resample as reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-FILTERS = [((1, 1), None), ((1, 3, 3, 1), None), ((1, 3, 3, 1), 0), ((1, 3, 3, 1), 2), ((1, 5, 10, 10, 5, 1), None)]
+FILTERS = [
+    ((1, 1), None),
+    ((1, 3, 3, 1), None),
+    ((1, 3, 3, 1), 0),
+    ((1, 3, 3, 1), 2),
+    ((1, 5, 10, 10, 5, 1), None),
+    ((1, 7, 21, 35, 35, 21, 7, 1), None),
+]
 SMALL = [(1, 1, 2, 2), (3, 3, 3, 5), (2, 17, 8, 8), (1, 24, 17, 3)]
-LARGE = [(2, 40, 20, 12), (1, 64, 9, 7), (1, 256, 6, 5), (257, 2, 3, 4)]
+LARGE = [(2, 40, 20, 12), (1, 64, 9, 7), (1, 256, 6, 5), (1, 535, 5, 6), (257, 2, 3, 4)]
 DIRECTIONS = [{"up": True}, {"down": True}]
 
 
