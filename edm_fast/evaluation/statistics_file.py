@@ -10,6 +10,7 @@ import numpy as np
 
 from edm_fast.evaluation.gaussian import Gaussian
 from edm_fast.files import atomic_write
+from edm_fast.npz import open_npz
 
 
 def write_statistics(path: str | os.PathLike[str], gaussian: Gaussian) -> None:
@@ -29,11 +30,9 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
     # Opened here, so that an error of opening is not mistaken for one of the content.
     with open(path, "rb") as file:
         try:
-            content = np.load(file, allow_pickle=False)
+            content = open_npz(file)
         except _DAMAGE as error:
             raise ValueError(f"{path}: is not an .npz file: {error}") from error
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path}: is not an .npz file but a single array; mu and sigma are needed")
         with content:
             mu, sigma = (_array(path, content, name) for name in ("mu", "sigma"))
     try:

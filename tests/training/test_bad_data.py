@@ -242,7 +242,7 @@ def test_a_damaged_npz_is_named(tmp_path):
             open_data(path)
     with open(path, "wb") as file:
         np.save(file, IMAGES)
-    with pytest.raises(DataError, match=rf"{path}: a single array and no \.npz file"):
+    with pytest.raises(DataError, match=rf"{path}: truncated, damaged or no \.npz file: a single array"):
         open_data(path)
 
 

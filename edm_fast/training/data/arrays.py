@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from edm_fast.errors import DataError
+from edm_fast.npz import open_npz
 from edm_fast.training.data.image_data import ArrayData, ImageData, fingerprint_of
 from edm_fast.training.data.labels import labels_from_array, no_labels
 
@@ -39,14 +40,8 @@ def open_arrays(path: Path) -> ImageData:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array and no .npz file; write it by numpy.savez")
-            with archive:
-                return {name: archive[name] for name in ("images", "labels") if name in archive.files}
-    except DataError:
-        raise
+        with open(path, "rb") as file, open_npz(file) as archive:
+            return {name: archive[name] for name in ("images", "labels") if name in archive.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # numpy's reader and the zip module raise whatever they run into
