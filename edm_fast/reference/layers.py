@@ -112,9 +112,11 @@ class Conv2d(nn.Module):
             self.weight = nn.Parameter(weight_init(shape, *how, init_weight))
             if bias:
                 self.bias = nn.Parameter(weight_init([out_channels], *how, init_bias))
-        taps = torch.as_tensor(resample_filter, dtype=torch.float32)
-        kernel_2d = taps.outer(taps)[None, None] / taps.sum().square()
-        self.register_buffer("resample_filter", kernel_2d if up or down else None)
+        kernel_2d = None
+        if up or down:
+            taps = torch.as_tensor(resample_filter, dtype=torch.float32)
+            kernel_2d = taps.outer(taps)[None, None] / taps.sum().square()
+        self.register_buffer("resample_filter", kernel_2d)
 
     def _upsample(self, x: Tensor, padding: int) -> Tensor:
         assert self.resample_filter is not None
