@@ -80,7 +80,11 @@ diagnose() {
     local status=0
     python3 benchmarks/gpu.py networks "$@" --pairs 1 --output "$folder/gpu.json" || status=$?
     if [ "$status" -ne 0 ]; then
-        CUDA_COREDUMP_FILE="$PWD/$folder/baseline.%p.core" python3 benchmarks/gpu.py baseline "$@" || true
+        if CUDA_COREDUMP_FILE="$PWD/$folder/baseline.%p.core" python3 benchmarks/gpu.py baseline "$@"; then
+            echo "the baseline alone: no fault"
+        else
+            echo "the baseline alone: failed too"
+        fi
     fi
     ls -l "$folder"
     for core in "$folder"/*.core; do

@@ -18,7 +18,7 @@ def open_npz(file: BinaryIO) -> np.lib.npyio.NpzFile:
     file.seek(0)
     if begin == b"\x93NUMPY":
         raise ValueError("a single array; numpy.savez writes .npz files")
-    if not begin.startswith(b"PK"):  # NumPy would take it for a pickle
+    if not begin.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # NumPy would take it for a pickle
         raise ValueError("not a zip archive" if begin else "empty")
     archive = np.load(file, allow_pickle=False)
     assert isinstance(archive, np.lib.npyio.NpzFile)

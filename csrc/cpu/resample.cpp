@@ -1,5 +1,7 @@
 #include "resample.h"
 
+#include <algorithm>
+
 #include "network_ops.h"
 #include "scratch.h"
 
@@ -28,8 +30,10 @@ void resample(const ResampleArgs& args, void*, const Team& team) {
 }
 
 void resample(const ResampleArgs& args, int threads) {
-    const int64_t elements = args.samples * args.height * args.width * args.channels;
-    run_team(useful_threads(elements, threads), [&](const Team& team) { resample(args, nullptr, team); });
+    const int64_t pixels = std::max(args.height * args.width, resampled_size(args.resampling, args.height) *
+                                                                  resampled_size(args.resampling, args.width));
+    run_team(useful_threads(args.samples * args.channels * pixels, threads),
+             [&](const Team& team) { resample(args, nullptr, team); });
 }
 
 }  // namespace edm_fast::cpu::EDM_FAST_ISA

@@ -38,10 +38,14 @@ def entries() -> Iterator[Entry]:
         for shape in ((1, 256, 32, 32), (8, 256, 32, 32), (8, 256, 16, 16)):
             build = partial(group_norm_silu_case, shape, dtype)
             yield Entry("group_norm_silu", f"group_norm_silu {named(shape, dtype)}", build, shape[2] == 16)
-        for up, extent in ((False, 32), (True, 16)):
-            shape = (8, 256, extent, extent)
+        for up, shape in (
+            (False, (8, 256, 32, 32)),
+            (True, (8, 256, 16, 16)),
+            (False, (64, 3, 32, 32)),
+            (True, (64, 3, 16, 16)),
+        ):
             name = f"resample {'up' if up else 'down'} {named(shape, dtype)}"
-            yield Entry("resample", name, partial(resample_case, shape, dtype, up), not up)
+            yield Entry("resample", name, partial(resample_case, shape, dtype, up), shape == (8, 256, 32, 32))
         shape = (8, 256, 32, 32)
         yield Entry("residual", f"residual {named(shape, dtype)}", partial(residual_case, shape, dtype), True)
         for shape, heads in (((1, 256, 16, 16), 1), ((8, 256, 16, 16), 1), ((1, 576, 16, 16), 9)):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -31,7 +29,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
     with open(path, "rb") as file:
         try:
             content = open_npz(file)
-        except _DAMAGE as error:
+        except Exception as error:  # NumPy's reader and the zip module raise whatever they run into
             raise ValueError(f"{path}: is not an .npz file: {error}") from error
         with content:
             mu, sigma = (_array(path, content, name) for name in ("mu", "sigma"))
@@ -41,11 +39,6 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
         raise ValueError(f"{path}: {error}") from error
 
 
-# What NumPy and its zip reader raise on files that are cut short, flipped or of another kind; NotImplementedError is
-# zipfile's for a method of compression that it does not know.
-_DAMAGE = (ValueError, EOFError, OSError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-
-
 def _array(path: str | os.PathLike[str], content: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     if name not in content.files:
         raise ValueError(f"{path}: has no array {name}; it has {', '.join(content.files) or 'none'}")
@@ -53,8 +46,8 @@ def _array(path: str | os.PathLike[str], content: np.lib.npyio.NpzFile, name: st
         array = content[name]
     except MemoryError as error:
         raise MemoryError(f"{path}: the array {name} does not fit in memory: {error}") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: the array {name} cannot be read: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{path}: the array {name} cannot be read: {error or type(error).__name__}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: {name} is not an array in NumPy's format")
     return array

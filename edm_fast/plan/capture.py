@@ -26,7 +26,9 @@ def capture_on_cuda(function: Function) -> tuple[Callable[[], object], torch.Ten
     stream where nothing is captured, and the capture's own workspace is made during the capture, in the memory that
     belongs to the graph: whoever clears the workspaces of the process, as torch.compile does, cannot give it away.
     PyTorch hands 32 streams a device out in turn, to whoever asks. So all workspaces are cleared before a capture, for
-    others have run on its stream, and after it, for others will: each would use memory of the other's graph.
+    others have run on its stream, and after it, for others will: each would use memory of the other's graph. A graph of
+    the caller's own loses its workspace by that, as by torch.compile, if it was captured on a stream where cuBLAS had
+    run before.
     """
     with _capturing:
         device = torch.cuda.current_device()

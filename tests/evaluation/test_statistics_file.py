@@ -137,6 +137,12 @@ def test_files_of_other_kinds_are_named(tmp_path):
         archive.writestr("mu", b"plain bytes")
     with pytest.raises(ValueError, match="text.npz: is not an .npz file: not a zip archive$"):
         read_statistics(tmp_path / "text.npz")
+    (tmp_path / "text.npz").write_text("PKs and other words")
+    with pytest.raises(ValueError, match="text.npz: is not an .npz file: not a zip archive$"):
+        read_statistics(tmp_path / "text.npz")
+    (tmp_path / "text.npz").write_text("")
+    with pytest.raises(ValueError, match="text.npz: is not an .npz file: empty$"):
+        read_statistics(tmp_path / "text.npz")
     with pytest.raises(ValueError, match="single.npy: is not an .npz file: a single array"):
         read_statistics(tmp_path / "single.npy")
     with pytest.raises(ValueError, match="raw.npz: mu is not an array"):

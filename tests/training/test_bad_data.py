@@ -246,6 +246,15 @@ def test_a_damaged_npz_is_named(tmp_path):
         open_data(path)
 
 
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_an_npz_with_something_else_in_it_is_refused(name, tmp_path):
+    arrays = io.BytesIO()
+    np.save(arrays, IMAGES)
+    path = write_zip(tmp_path / "data.npz", {"images.npy": arrays.getvalue(), f"{name}.npy": b"plain bytes"})
+    with pytest.raises(DataError, match=rf"{path}: {name} is not an array"):
+        open_data(path)
+
+
 def test_an_npz_of_huge_claimed_size_is_refused(tmp_path):
     header = io.BytesIO()
     claim = {"descr": "|u1", "fortran_order": False, "shape": (2**40, 64, 64, 3)}

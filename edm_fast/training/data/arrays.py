@@ -41,8 +41,14 @@ def open_arrays(path: Path) -> ImageData:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, open_npz(file) as archive:
-            return {name: archive[name] for name in ("images", "labels") if name in archive.files}
+            found: dict[str, np.ndarray] = {
+                name: archive[name] for name in ("images", "labels") if name in archive.files
+            }
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # numpy's reader and the zip module raise whatever they run into
         raise DataError(f"{path}: truncated, damaged or no .npz file: {error or type(error).__name__}") from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path}: {name} is not an array in NumPy's format")
+    return found
