@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -160,14 +160,14 @@ def train(
         torch.set_num_threads(threads)
         with world_of_torchrun(device) as world:
             usable_device("device", world.device)
-            trainer = Trainer(config, images, world)
-            outdir.mkdir(parents=True, exist_ok=True)
-            run = Run(trainer, outdir, grid)
-            if resume and run.resume():
-                click.echo(f"Going on from {run.state_path} at {trainer.images_seen} images.", err=True)
-            stop = StopFlag()
-            with stop.catching():
-                complete = run.go(snapshot=snapshot, progress=progress, should_stop=stop)
+            with closing(Trainer(config, images, world)) as trainer:
+                outdir.mkdir(parents=True, exist_ok=True)
+                run = Run(trainer, outdir, grid)
+                if resume and run.resume():
+                    click.echo(f"Going on from {run.state_path} at {trainer.images_seen} images.", err=True)
+                stop = StopFlag()
+                with stop.catching():
+                    complete = run.go(snapshot=snapshot, progress=progress, should_stop=stop)
     except (CheckpointError, DataError, ModuleNotFoundError, RuntimeError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if not complete:

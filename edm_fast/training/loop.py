@@ -113,6 +113,14 @@ class Trainer:
             self.parallel = DistributedDataParallel(_NetworkOutput(self.net), devices, broadcast_buffers=False)
         self._order: tuple[int, Tensor] | None = None
 
+    def close(self) -> None:
+        """Let go of what belongs to the group of processes, before the group is destroyed; no step follows.
+
+        DistributedDataParallel refers to the group. Where that is the last reference, torch destroys the group while it
+        holds the interpreter's lock and waits for a thread that may be waiting for that lock.
+        """
+        self.parallel = None
+
     def _network(self) -> Precond:
         config, data = self.config, self.data
         cls = {"edm": networks.EDMPrecond, "vp": networks.VPPrecond, "ve": networks.VEPrecond}[config.precond]

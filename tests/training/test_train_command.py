@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import json
 import os
 import signal
@@ -12,9 +15,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 import edm_fast
 from edm_fast.cli.train import train
+from edm_fast.training.distributed import World
 from edm_fast.training.run import LOG_NAME, NETWORK_NAME, PLOT_NAME, STATE_NAME
 from edm_fast.training.state import read_state
 
@@ -138,3 +144,38 @@ def test_two_processes_train_as_one_does(tmp_path):
     records = [json.loads((tmp_path / name / LOG_NAME).read_text()) for name in ("one", "two")]
     assert records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-4)
     assert sum(row[1] for row in records[1]["loss_by_sigma"]) == 64
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_holds_the_group_of_processes_when_it_is_destroyed(fails, monkeypatch, tmp_path):
+    """Else torch destroys it later, holding the interpreter's lock, and one run in twenty never ended."""
+    command = importlib.import_module("edm_fast.cli.train")
+    alive = []
+
+    @contextlib.contextmanager
+    def world_of_one_process(device):
+        store = distributed.FileStore(str(tmp_path / "store"), 1)
+        distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            yield World(0, 2)
+        finally:
+            alive.extend(found for found in gc.get_objects() if type(found) is DistributedDataParallel)
+            distributed.destroy_process_group()
+
+    monkeypatch.setattr(command, "world_of_torchrun", world_of_one_process)
+    made, plain = [], DistributedDataParallel.__init__
+
+    def noted(self, *given, **options):
+        made.append(True)
+        plain(self, *given, **options)
+
+    def failing(*given, **options):
+        raise ValueError("no more")
+
+    monkeypatch.setattr(DistributedDataParallel, "__init__", noted)
+    if fails:
+        monkeypatch.setattr(command.Run, "go", failing)
+    result = CliRunner().invoke(train, ["--outdir", str(tmp_path / "run"), *TINY])
+    assert (result.exit_code != 0) is fails, result.output
+    assert made
+    assert alive == []
