@@ -11,7 +11,7 @@
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
-constexpr int64_t kNarrowChannels = 256;  // at most
+constexpr int64_t kNarrowChannels = 256;  // fewer than
 constexpr int64_t kNarrowColumns = 128, kNarrowFloats = 1024;
 
 static inline bool is_narrow(int64_t channels) {

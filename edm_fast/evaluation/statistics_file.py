@@ -29,8 +29,10 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
     with open(path, "rb") as file:
         try:
             content = open_npz(file)
+        except MemoryError as error:
+            raise MemoryError(f"{path}: its list of arrays does not fit in memory: {error}") from error
         except Exception as error:  # NumPy's reader and the zip module raise whatever they run into
-            raise ValueError(f"{path}: is not an .npz file: {error}") from error
+            raise ValueError(f"{path}: is not an .npz file: {error or type(error).__name__}") from error
         with content:
             mu, sigma = (_array(path, content, name) for name in ("mu", "sigma"))
     try:

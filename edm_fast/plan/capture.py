@@ -22,6 +22,9 @@ _warm_streams: dict[int, torch.cuda.Stream] = {}
 def capture_on_cuda(function: Function) -> tuple[Callable[[], object], torch.Tensor]:
     """Capture what `function` launches on the current device; it runs once before, to make what is made only once.
 
+    Returns the replay and the tensor that `function` returned, which every replay writes. Raises what `function` raises
+    and, for what cannot be captured, PyTorch's RuntimeError; the current stream captures nothing then.
+
     cuBLAS keeps a workspace for each stream it has run on, and its address is captured. So the function runs first on a
     stream where nothing is captured, and the capture's own workspace is made during the capture, in the memory that
     belongs to the graph: whoever clears the workspaces of the process, as torch.compile does, cannot give it away.

@@ -149,3 +149,21 @@ def test_files_of_other_kinds_are_named(tmp_path):
         read_statistics(tmp_path / "raw.npz")
     with pytest.raises(FileNotFoundError):
         read_statistics(tmp_path / "nowhere.npz")
+
+
+@pytest.mark.parametrize(("raised", "expected", "words"), [
+    (MemoryError("8 GB"), MemoryError, "does not fit in memory: 8 GB"),
+    (EOFError(), ValueError, "is not an .npz file: EOFError"),
+])  # fmt: skip
+def test_what_opening_the_archive_raises_is_named(tmp_path, monkeypatch, raised, expected, words):
+    """A good file is not called damaged where memory is short."""
+
+    def fail(file):
+        raise raised
+
+    monkeypatch.setattr("edm_fast.evaluation.statistics_file.open_npz", fail)
+    path = tmp_path / "reference.npz"
+    path.write_bytes(b"PK")
+    with pytest.raises(expected, match=words) as caught:
+        read_statistics(path)
+    assert str(path) in str(caught.value)
