@@ -32,7 +32,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Gaussian:
         except MemoryError as error:
             raise MemoryError(f"{path}: its list of arrays does not fit in memory: {error}") from error
         except Exception as error:  # NumPy's reader and the zip module raise whatever they run into
-            raise ValueError(f"{path}: is not an .npz file: {error or type(error).__name__}") from error
+            raise ValueError(f"{path}: is not an .npz file: {str(error) or type(error).__name__}") from error
         with content:
             mu, sigma = (_array(path, content, name) for name in ("mu", "sigma"))
     try:
@@ -49,7 +49,7 @@ def _array(path: str | os.PathLike[str], content: np.lib.npyio.NpzFile, name: st
     except MemoryError as error:
         raise MemoryError(f"{path}: the array {name} does not fit in memory: {error}") from error
     except Exception as error:
-        raise ValueError(f"{path}: the array {name} cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(f"{path}: the array {name} cannot be read: {str(error) or type(error).__name__}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: {name} is not an array in NumPy's format")
     return array

@@ -260,5 +260,23 @@ def test_an_npz_of_huge_claimed_size_is_refused(tmp_path):
     claim = {"descr": "|u1", "fortran_order": False, "shape": (2**40, 64, 64, 3)}
     np.lib.format.write_array_header_1_0(header, claim)
     path = write_zip(tmp_path / "data.npz", {"images.npy": header.getvalue() + bytes(100)})
-    with pytest.raises(DataError, match=rf"{path}: truncated, damaged or no \.npz file"):
+    with pytest.raises(DataError, match=rf"{path}: does not fit in memory, or claims a size that does not: Unable"):
         open_data(path)
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
+    """Parsers raise EOFError() and the like, and no text would stand behind 'damaged:'."""
+
+    def fail(*args, **kwargs):
+        raise EOFError
+
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.zeros([2, 8, 8, 3], dtype=np.uint8))
+    folder = write_folder(tmp_path / "folder", files_of(pixels()))
+    with monkeypatch.context() as patched:
+        patched.setattr("edm_fast.training.data.arrays.open_npz", fail)
+        with pytest.raises(DataError, match=r"images\.npz: .*: EOFError$"):
+            open_data(path)
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match="damaged: EOFError$"):
+        open_data(folder)

@@ -46,8 +46,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             }
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: does not fit in memory, or claims a size that does not: {error}") from error
     except Exception as error:  # numpy's reader and the zip module raise whatever they run into
-        raise DataError(f"{path}: truncated, damaged or no .npz file: {error or type(error).__name__}") from error
+        raise DataError(f"{path}: truncated, damaged or no .npz file: {str(error) or type(error).__name__}") from error
     for name, array in found.items():
         if not isinstance(array, np.ndarray):
             raise DataError(f"{path}: {name} is not an array in NumPy's format")

@@ -47,7 +47,7 @@ def _opened(content: bytes, where: str) -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"{where}: damaged, or none of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow raises whatever a parser runs into
-        raise DataError(f"{where}: damaged: {error or type(error).__name__}") from error
+        raise DataError(f"{where}: damaged: {str(error) or type(error).__name__}") from error
     width, height = image.size
     # Pillow drops the lower half of 16-bit colours without a word.
     deep = content.startswith(_PNG_SIGNATURE) and content[_PNG_DEPTH_AT] == 16
@@ -89,7 +89,7 @@ def decode(content: bytes, where: str, shape: Shape) -> np.ndarray:
         try:
             pixels = np.asarray(image)
         except Exception as error:  # Pillow raises whatever a decoder runs into
-            raise DataError(f"{where}: truncated or damaged: {error or type(error).__name__}") from error
+            raise DataError(f"{where}: truncated or damaged: {str(error) or type(error).__name__}") from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
@@ -100,7 +100,7 @@ def check_png(content: bytes, where: str) -> None:
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 image.verify()
         except Exception as error:  # as above
-            raise DataError(f"{where}: truncated or damaged: {error or type(error).__name__}") from error
+            raise DataError(f"{where}: truncated or damaged: {str(error) or type(error).__name__}") from error
 
 
 class EncodedData(ImageData):
