@@ -13,7 +13,7 @@ Source = tuple[Address, int, int]  # pointer, channels, elements from a pixel to
 Filter = tuple[int, int, list[float]]  # direction, padding, taps
 Sum = tuple[Address, float, Address]  # addend, sum_scale, sum
 Norm = tuple[Address, Address, int, float, bool]  # weight, bias, groups, eps, silu
-Pair = tuple[Address, Address]
+ChunkMoments = tuple[Address, Address, int]  # of both sources, pixels of a chunk
 Quad = tuple[Address, Address, Address, Address]  # out, plain, mean, rstd
 ImageGradients = tuple[Address, Address, Address]  # of out, plain, sum
 InputGradients = tuple[Address, Address, Address, Address, Address, Address, Address]
@@ -143,7 +143,7 @@ class _Cpu(Protocol):
         first: Source,
         second: Source,
         sum: Sum,
-        moments: Pair,
+        moments: ChunkMoments,
         norm: Norm,
         pre_bias: Rows,
         scale: Rows,
@@ -160,7 +160,7 @@ class _Cpu(Protocol):
         first: Source,
         second: Source,
         sum: Sum,
-        moments: Pair,
+        moments: ChunkMoments,
         norm: Norm,
         pre_bias: Rows,
         scale: Rows,
@@ -358,7 +358,7 @@ class _Cuda(Protocol):
         first: Source,
         second: Source,
         sum: Sum,
-        moments: Pair,
+        moments: ChunkMoments,
         norm: Norm,
         pre_bias: Rows,
         scale: Rows,
@@ -376,7 +376,7 @@ class _Cuda(Protocol):
         first: Source,
         second: Source,
         sum: Sum,
-        moments: Pair,
+        moments: ChunkMoments,
         norm: Norm,
         pre_bias: Rows,
         scale: Rows,
@@ -416,6 +416,29 @@ class _Cuda(Protocol):
         stream: int,
         /,
     ) -> None: ...
+    # The shape: samples, height, width of x. Channels: of x and of out. Scratch: partial, arrived.
+    def conv2d_split(
+        self,
+        shape: Shape,
+        channels: tuple[int, int],
+        kernel: int,
+        padding: int,
+        dtype: int,
+        x: Address,
+        weight: Address,
+        bias: Address,
+        residual: Address,
+        scale: float,
+        out: Address,
+        moments: Address,
+        scratch: tuple[Address, Address],
+        device: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    def conv2d_split_partial(
+        self, samples: int, pixels: int, in_channels: int, out_channels: int, kernel: int, /
+    ) -> int: ...
     # The shape: samples, channels, height, width.
     def augment(
         self,

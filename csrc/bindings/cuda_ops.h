@@ -21,6 +21,7 @@ inline void def_cuda_ops(py::module_& module) {
     def_group_norm_silu_grad(module, &on_stream<GroupNormSiluGradArgs, cuda::group_norm_silu_grad>);
     def_resample(module, &on_stream<ResampleArgs, cuda::resample>);
     def_residual(module, &on_stream<ResidualArgs, cuda::residual>);
+    def_conv2d_split(module, &on_stream<Conv2dSplitArgs, cuda::conv2d_split>);
     def_noise_augment(module, &on_stream<NoiseAugmentArgs, cuda::noise_augment>);
     def_denoising_loss(module, &on_stream<DenoisingLossArgs, cuda::denoising_loss>);
     def_augment(module, &on_stream<AugmentArgs, cuda::augment>);

@@ -11,6 +11,7 @@
 
 #include "edm_fast/attention.h"
 #include "edm_fast/conv2d.h"
+#include "edm_fast/conv2d_split.h"
 #include "edm_fast/group_norm_silu.h"
 #include "edm_fast/resample.h"
 #include "edm_fast/residual.h"
@@ -42,9 +43,10 @@ using Norm = std::tuple<Address, Address, int64_t, float, bool>;
 using Quad = std::tuple<Address, Address, Address, Address>;
 using Sum = std::tuple<Address, float, Address>;  // addend, sum_scale, sum
 using Pair = std::tuple<Address, Address>;
+using ChunkMoments = std::tuple<Address, Address, int64_t>;  // of both sources, pixels of a chunk
 
 inline GroupNormSiluArgs group_norm_silu_args(Shape shape, int32_t dtype, Source first, Source second, Sum sum,
-                                              Pair moments, Norm norm, Rows pre_bias, Rows scale, Rows shift,
+                                              ChunkMoments moments, Norm norm, Rows pre_bias, Rows scale, Rows shift,
                                               const Filter& filter, Quad outputs) {
     GroupNormSiluArgs args{};
     std::tie(args.samples, args.height, args.width) = shape;
@@ -60,6 +62,7 @@ inline GroupNormSiluArgs group_norm_silu_args(Shape shape, int32_t dtype, Source
     args.sum = pointer<void>(std::get<2>(sum));
     args.moments[0] = pointer<const float>(std::get<0>(moments));
     args.moments[1] = pointer<const float>(std::get<1>(moments));
+    args.moments_chunk = std::get<2>(moments);
     args.weight = pointer<const float>(std::get<0>(norm));
     args.bias = pointer<const float>(std::get<1>(norm));
     args.groups = std::get<2>(norm);
@@ -81,7 +84,7 @@ inline GroupNormSiluArgs group_norm_silu_args(Shape shape, int32_t dtype, Source
 template <class... Where>
 void def_group_norm_silu(py::module_& module, void (*op)(const GroupNormSiluArgs&, Where...)) {
     module.def("group_norm_silu",
-               [op](Shape shape, int32_t dtype, Source first, Source second, Sum sum, Pair moments, Norm norm,
+               [op](Shape shape, int32_t dtype, Source first, Source second, Sum sum, ChunkMoments moments, Norm norm,
                     Rows pre_bias, Rows scale, Rows shift, const Filter& filter, Quad outputs, Where... where) {
                    const GroupNormSiluArgs args = group_norm_silu_args(shape, dtype, first, second, sum, moments, norm,
                                                                        pre_bias, scale, shift, filter, outputs);
@@ -95,26 +98,26 @@ template <class... Where>
 void def_group_norm_silu_grad(py::module_& module, void (*op)(const GroupNormSiluGradArgs&, Where...)) {
     using In = std::tuple<Address, Address, Address>;
     using Out = std::tuple<Address, Address, Address, Address, Address, Address, Address>;
-    module.def(
-        "group_norm_silu_grad",
-        [op](Shape shape, int32_t dtype, Source first, Source second, Sum sum, Pair moments, Norm norm, Rows pre_bias,
-             Rows scale, Rows shift, const Filter& filter, Quad outputs, In grads_in, Out grads_out, Where... where) {
-            GroupNormSiluGradArgs args{};
-            args.forward = group_norm_silu_args(shape, dtype, first, second, sum, moments, norm, pre_bias, scale, shift,
-                                                filter, outputs);
-            args.grad_out = pointer<const void>(std::get<0>(grads_in));
-            args.grad_plain = pointer<const void>(std::get<1>(grads_in));
-            args.grad_sum = pointer<const void>(std::get<2>(grads_in));
-            args.grad_source[0] = pointer<void>(std::get<0>(grads_out));
-            args.grad_source[1] = pointer<void>(std::get<1>(grads_out));
-            args.grad_pre_bias = pointer<float>(std::get<2>(grads_out));
-            args.grad_weight = pointer<float>(std::get<3>(grads_out));
-            args.grad_bias = pointer<float>(std::get<4>(grads_out));
-            args.grad_scale = pointer<float>(std::get<5>(grads_out));
-            args.grad_shift = pointer<float>(std::get<6>(grads_out));
-            py::gil_scoped_release release;
-            op(args, where...);
-        });
+    module.def("group_norm_silu_grad",
+               [op](Shape shape, int32_t dtype, Source first, Source second, Sum sum, ChunkMoments moments, Norm norm,
+                    Rows pre_bias, Rows scale, Rows shift, const Filter& filter, Quad outputs, In grads_in,
+                    Out grads_out, Where... where) {
+                   GroupNormSiluGradArgs args{};
+                   args.forward = group_norm_silu_args(shape, dtype, first, second, sum, moments, norm, pre_bias, scale,
+                                                       shift, filter, outputs);
+                   args.grad_out = pointer<const void>(std::get<0>(grads_in));
+                   args.grad_plain = pointer<const void>(std::get<1>(grads_in));
+                   args.grad_sum = pointer<const void>(std::get<2>(grads_in));
+                   args.grad_source[0] = pointer<void>(std::get<0>(grads_out));
+                   args.grad_source[1] = pointer<void>(std::get<1>(grads_out));
+                   args.grad_pre_bias = pointer<float>(std::get<2>(grads_out));
+                   args.grad_weight = pointer<float>(std::get<3>(grads_out));
+                   args.grad_bias = pointer<float>(std::get<4>(grads_out));
+                   args.grad_scale = pointer<float>(std::get<5>(grads_out));
+                   args.grad_shift = pointer<float>(std::get<6>(grads_out));
+                   py::gil_scoped_release release;
+                   op(args, where...);
+               });
 }
 
 // shape: samples, height, width.
@@ -152,6 +155,34 @@ void def_residual(py::module_& module, void (*op)(const ResidualArgs&, Where...)
         py::gil_scoped_release release;
         op(args, where...);
     });
+}
+
+// shape: samples, height, width of x. channels: of x and of out. scratch: partial, arrived.
+template <class... Where>
+void def_conv2d_split(py::module_& module, void (*op)(const Conv2dSplitArgs&, Where...)) {
+    using Channels = std::tuple<int64_t, int64_t>;
+    module.def("conv2d_split", [op](Shape shape, Channels channels, int32_t kernel, int32_t padding, int32_t dtype,
+                                    Address x, Address weight, Address bias, Address residual, float scale, Address out,
+                                    Address moments, Pair scratch, Where... where) {
+        Conv2dSplitArgs args{};
+        std::tie(args.samples, args.height, args.width) = shape;
+        std::tie(args.in_channels, args.out_channels) = channels;
+        args.kernel = kernel;
+        args.padding = padding;
+        args.dtype = DType(dtype);
+        args.x = pointer<const void>(x);
+        args.weight = pointer<const void>(weight);
+        args.bias = pointer<const float>(bias);
+        args.residual = pointer<const void>(residual);
+        args.scale = scale;
+        args.out = pointer<void>(out);
+        args.moments = pointer<float>(moments);
+        args.partial = pointer<float>(std::get<0>(scratch));
+        args.arrived = pointer<uint32_t>(std::get<1>(scratch));
+        py::gil_scoped_release release;
+        op(args, where...);
+    });
+    module.def("conv2d_split_partial", &conv2d_split_partial);
 }
 
 using AttentionShape = std::tuple<int64_t, int64_t, int64_t, int64_t>;  // samples, heads, tokens, head_channels

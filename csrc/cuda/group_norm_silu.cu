@@ -41,10 +41,16 @@ template <class T, bool kAligned>
 void launch_apply(const GroupNormSiluArgs& args, const ChunkMoments& moments, const Fir& fir, void* stream) {
     const int64_t channels = args.channels[0] + args.channels[1];
     const int columns = column_count(ceil_div(channels, kPack<T>), kLinePacks);
-    const int64_t chunk = kStreamingPacksPerThread * kStreamingThreads / columns;
     const bool resampled = args.resampling.direction != 0;
     const int64_t pixels = resampled ? int64_t(fir.out_height) * fir.out_width : args.height * args.width;
-    const Tiling tiling = line_tiling<T>(args.samples, channels, pixels, chunk);
+    const auto tiling_by = [&](int64_t packs_per_thread) {
+        return line_tiling<T>(args.samples, channels, pixels, packs_per_thread * kStreamingThreads / columns);
+    };
+    Tiling tiling = tiling_by(kStreamingPacksPerThread);
+    // Few images are spread over more blocks. Each output is the same, whichever block makes it.
+    for (int64_t packs = kStreamingPacksPerThread / 2; packs > 0 && tiling.tiles < kManyBlocks; packs /= 2) {
+        tiling = tiling_by(packs);
+    }
     const size_t shared = 2 * sizeof(float) * size_t(tiling.slab_channels);
     const dim3 grid(grid_size(tiling.tiles, 1)), block(kStreamingThreads);
     if (resampled) {
@@ -89,8 +95,11 @@ void group_norm_silu(const GroupNormSiluArgs& args, int device, void* stream) {
     };
     for_storage(args.dtype, aligned, [&]<class T, bool kAligned>() {
         if (args.moments[0] != nullptr) {
-            const ChunkMoments moments{
-                {args.moments[0], args.moments[1]}, {args.channels[0], args.channels[1]}, pixels, pixels, 1};
+            const ChunkMoments moments{{args.moments[0], args.moments[1]},
+                                       {args.channels[0], args.channels[1]},
+                                       pixels,
+                                       args.moments_chunk,
+                                       ceil_div(pixels, args.moments_chunk)};
             launch_apply<T, kAligned>(args, moments, fir, stream);
         } else if (const std::optional<ResidentPlan> plan = plan_resident<T>(args, max_shared_bytes(device))) {
             launch_resident<T, kAligned>(args, fir, *plan, stream);

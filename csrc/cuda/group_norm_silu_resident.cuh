@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 
+#include "async_copy.cuh"
 #include "fir.cuh"
 #include "group_norm_silu.cuh"
 #include "silu.cuh"

@@ -12,6 +12,8 @@ namespace edm_fast::cuda {
 constexpr int kStreamingThreads = 256;
 constexpr int kStreamingPacksPerThread = 8;
 constexpr int64_t kMaxChunks = 32;
+// About as many as a GPU has multiprocessors.
+constexpr int64_t kManyBlocks = 128;
 
 // Each channel's mean and biased variance over each chunk of the pixels: [N, chunks, Ci, 2] for source i.
 struct ChunkMoments {

@@ -17,6 +17,7 @@ constexpr std::int64_t ceil_div(std::int64_t dividend, std::int64_t divisor) {
 // The largest gridDim.x, and gridDim.y and z.
 inline constexpr std::int64_t max_grid_x = 2147483647;
 inline constexpr std::int64_t max_grid_y = 65535;
+inline constexpr std::int64_t max_grid_z = 65535;
 
 // Blocks for `items` at `items_per_block`, from 1 to `limit`. With a limit below the need, or with no items, the
 // kernel's own loop over the grid must still be right: CUDA accepts no empty grid.

@@ -115,24 +115,6 @@ __device__ __forceinline__ uint4 load_raw(const T* address, int count) {
     }
 }
 
-// Sixteen aligned bytes from global into shared memory, past the registers; to be waited for by wait_for_copies, after
-// which the thread that copied may read them.
-__device__ __forceinline__ void copy_async(uint4* shared, const void* global) {
-#if defined(__CUDACC__)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),
-                 "l"(global)
-                 : "memory");
-#else
-    *shared = *static_cast<const uint4*>(global);
-#endif
-}
-
-__device__ __forceinline__ void wait_for_copies() {
-#if defined(__CUDACC__)
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
-
 template <class T, bool kAligned>
 __device__ __forceinline__ void store_raw(T* address, int count, const uint4& raw) {
     if constexpr (kAligned) {

@@ -85,10 +85,13 @@ struct Place {
     int offset;  // of the thread's first channel in the slab
     int count;   // of its channels; 0 or less: the thread has none
 
-    __device__ __forceinline__ Place(const Tiling& tiling, const Tile& tile) {
-        column = int(threadIdx.x) & (tiling.columns - 1);
-        row = int(threadIdx.x) / tiling.columns;
-        rows = int(blockDim.x) / tiling.columns;
+    __device__ __forceinline__ Place(const Tiling& tiling, const Tile& tile)
+        : Place(tiling.columns, int(blockDim.x), tile) {}
+    // Without divisions, if both are known at compile time.
+    __device__ __forceinline__ Place(int columns, int threads, const Tile& tile) {
+        column = int(threadIdx.x) & (columns - 1);
+        row = int(threadIdx.x) / columns;
+        rows = threads / columns;
         offset = column * kPack<T>;
         count = min(kPack<T>, tile.channels - offset);
     }

@@ -10,4 +10,5 @@
 #include "launch.h"
 #include "qualifiers.h"
 #include "sync.h"
+#include "tensor_core.h"
 #include "types.h"

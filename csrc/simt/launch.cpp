@@ -26,6 +26,18 @@ std::uint64_t launch_count() {
     return launches;
 }
 
+void copy_async(void* destination, const void* source, int bytes) {
+    detail::active_scheduler->copy_async(destination, source, bytes);
+}
+
+void commit_copies() {
+    detail::active_scheduler->commit_copies();
+}
+
+void wait_for_copies(int pending) {
+    detail::active_scheduler->wait_for_copies(pending);
+}
+
 namespace detail {
 
 // The name as written in the source: a name with a comma stood in parentheses at the launch.

@@ -73,6 +73,8 @@ void Scheduler::run_block() {
     shared_->begin_block();
     for (unsigned i = 0; i < thread_count_; ++i) {
         threads_[i].state = Thread::State::ready;
+        threads_[i].copies.clear();
+        threads_[i].groups.clear();
         threads_[i].fiber.start(stacks_.stack(i), Stacks::stack_bytes(), thread_main);
     }
     const unsigned warps = (thread_count_ + lanes_per_warp - 1) / lanes_per_warp;
@@ -163,6 +165,37 @@ void Scheduler::trap(std::source_location where) {
     failure_ = std::make_exception_ptr(
         error("thread " + std::to_string(index_of(*running_)) + " reached " + place("__trap", where)));
     Fiber::finish(running_->fiber, scheduler_);
+}
+
+void Scheduler::copy_async(void* destination, const void* source, int bytes) {
+    constexpr int most = 16;
+    if (bytes < 0 || bytes > most || reinterpret_cast<std::uintptr_t>(destination) % most != 0 ||
+        (bytes != 0 && reinterpret_cast<std::uintptr_t>(source) % most != 0)) {
+        failure_ = std::make_exception_ptr(error("thread " + std::to_string(index_of(*running_)) + " copies " +
+                                                 std::to_string(bytes) + " bytes that are not 16 or not aligned"));
+        Fiber::finish(running_->fiber, scheduler_);
+    }
+    const Thread::Copy copy{destination, source, bytes};
+    if (order_.hastens_copy()) {
+        copy.run();
+    } else {
+        running_->copies.push_back(copy);
+    }
+}
+
+void Scheduler::commit_copies() {
+    running_->groups.push_back(running_->copies.size());
+}
+
+void Scheduler::wait_for_copies(int pending) {
+    Thread& thread = *running_;
+    if (thread.groups.size() <= static_cast<std::size_t>(pending)) return;
+    const std::size_t ended = thread.groups.size() - static_cast<std::size_t>(pending);
+    const std::size_t arriving = thread.groups[ended - 1];
+    for (std::size_t i = 0; i < arriving; ++i) thread.copies[i].run();
+    thread.copies.erase(thread.copies.begin(), thread.copies.begin() + static_cast<std::ptrdiff_t>(arriving));
+    thread.groups.erase(thread.groups.begin(), thread.groups.begin() + static_cast<std::ptrdiff_t>(ended));
+    for (std::size_t& end : thread.groups) end -= arriving;
 }
 
 // Lets those groups of lanes go on that have all arrived. False if no lane waits; throws if lanes wait in vain.

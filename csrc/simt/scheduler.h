@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <optional>
 #include <source_location>
@@ -35,6 +36,21 @@ struct Thread {
     std::uint64_t value = 0;
 
     unsigned participants = 0;  // of the warp primitive that it was last released from
+
+    // Copies under way, and after how many of them each group of them ended.
+    struct Copy {
+        void* destination;
+        const void* source;
+        int bytes;
+
+        void run() const {
+            unsigned char content[16] = {};
+            if (bytes != 0) std::memcpy(content, source, static_cast<std::size_t>(bytes));
+            std::memcpy(destination, content, sizeof(content));
+        }
+    };
+    std::vector<Copy> copies;
+    std::vector<std::size_t> groups;
 };
 
 class Scheduler {
@@ -45,6 +61,9 @@ class Scheduler {
     WarpExchange wait_for_warp(const char* primitive, unsigned mask, std::uint64_t value, std::source_location where);
     BlockVotes wait_for_block(const char* primitive, bool predicate, std::source_location where);
     [[noreturn]] void trap(std::source_location where);
+    void copy_async(void* destination, const void* source, int bytes);
+    void commit_copies();
+    void wait_for_copies(int pending);
     unsigned char* shared_memory() const { return shared_->data(); }
     [[noreturn]] void run_thread();
 

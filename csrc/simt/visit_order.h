@@ -51,6 +51,13 @@ class VisitOrder {
     // races need one warp to run far ahead, and with an interruption now and then none would.
     bool interrupts() { return may_interrupt_ && random() % 2 == 0; }
 
+    // Whether the next asynchronous copy arrives at once, which shows where it overwrites what is still read, or as
+    // late as it may, which shows where nobody waits for it: at once in reverse order, late in forward order, or by
+    // chance.
+    bool hastens_copy() {
+        return order_ == ThreadOrder::reverse || (order_ == ThreadOrder::shuffled && random() % 2 == 0);
+    }
+
   private:
     std::uint64_t random() {  // splitmix64
         state_ += 0x9E3779B97F4A7C15u;

@@ -2,6 +2,7 @@
 
 from edm_fast.ops.attention import attention
 from edm_fast.ops.augment import augment
+from edm_fast.ops.conv2d_split import conv2d_split
 from edm_fast.ops.denoising_loss import denoising_loss
 from edm_fast.ops.dropout import dropout
 from edm_fast.ops.group_norm_silu import group_norm_silu
@@ -14,6 +15,7 @@ from edm_fast.ops.solver_step import solver_step
 __all__ = [
     "attention",
     "augment",
+    "conv2d_split",
     "denoising_loss",
     "dropout",
     "group_norm_silu",

@@ -75,7 +75,8 @@ def group_norm_silu(
         up, down, taps: as for `edm_fast.ops.resample`, with its default padding; or neither.
         plain: whether `plain` is returned.
         moments: for x, or for x and x2: [N, Ci, 2] in float32 as `edm_fast.ops.residual` returns them for these very
-            images, which saves taking them again. Not with an addend. Gradients are the same with and without.
+            images, which saves taking them again; or [N, chunks, Ci, 2] as `conv2d_split` does, which the CPU's kernel
+            does not take. Not with an addend. Gradients are the same with and without.
         backend: None (by device), "cpu", "cuda" or "reference".
 
     Raises:
@@ -242,6 +243,8 @@ def _summed_like(rows: torch.Tensor | None, grad: torch.Tensor | None) -> torch.
 
 def _run(backend: str, inputs: Inputs, settings: Settings, moments: Sequence[torch.Tensor], outputs: Outputs) -> None:
     check(inputs, settings, moments, outputs)
+    if backend == "cpu" and moments and moments[0].dim() == 4:
+        raise ValueError(f"moments: got {tuple(moments[0].shape)}; the CPU takes those of all pixels, [N, Ci, 2]")
     if inputs.x.shape[0]:
         moments = [part.contiguous() for part in moments]  # copies, if any, must outlive the launch
         backends.launch(

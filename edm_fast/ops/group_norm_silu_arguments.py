@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from edm_fast.ops.conv2d_split import TILE
 from edm_fast.ops.resample import Filter, check_extents
 from edm_fast.ops.tensors import (
     DTYPE_CODES,
@@ -20,6 +21,9 @@ from edm_fast.ops.tensors import (
     check_slice,
     pixel_stride,
 )
+
+# Pixels of a chunk, where moments come by chunks: those of `conv2d_split`.
+CHUNK = TILE
 
 
 class Inputs(NamedTuple):
@@ -122,7 +126,8 @@ def check_shapes(inputs: Inputs, settings: Settings, moments: Sequence[torch.Ten
         if len(moments) != len(sources):
             raise ValueError(f"moments: got {len(moments)} tensors for {len(sources)} sources")
         for i, (part, source) in enumerate(zip(moments, sources, strict=True)):
-            check_shape(f"moments[{i}]", part, [samples, source.shape[1], 2])
+            chunks = [-(-height * width // CHUNK)] if moments[0].dim() == 4 else []
+            check_shape(f"moments[{i}]", part, [samples, *chunks, source.shape[1], 2])
             check_same_dtype(f"moments[{i}]", part, torch.float32)
 
 
@@ -203,13 +208,14 @@ def binding_arguments(
     x, x2 = inputs.x, inputs.x2
     out, plain, total, mean, rstd = (address(output) for output in outputs)
     first, second = [*(address(part) for part in moments), 0, 0][:2]
+    chunk = CHUNK if moments and moments[0].dim() == 4 else x.shape[2] * x.shape[3]
     return (
         (x.shape[0], x.shape[2], x.shape[3]),
         DTYPE_CODES[x.dtype],
         (x.data_ptr(), x.shape[1], pixel_stride(x)),
         (0, 0, 0) if x2 is None else (x2.data_ptr(), x2.shape[1], pixel_stride(x2)),
         (address(inputs.addend), settings.sum_scale, total),
-        (first, second),
+        (first, second, chunk),
         (inputs.weight.data_ptr(), inputs.bias.data_ptr(), settings.num_groups, settings.eps, settings.silu),
         (address(inputs.pre_bias), row_stride(inputs.pre_bias)),
         (address(inputs.scale), row_stride(inputs.scale)),

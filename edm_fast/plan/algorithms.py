@@ -11,7 +11,8 @@ from edm_fast.ops.conv2d_forms import ALGORITHMS, fastest_winograd, takes_tiles
 from edm_fast.plan.ir import Algorithm, Conv
 
 CODES = ALGORITHMS
-CHOICES = ("auto", *get_args(Algorithm))
+# What `prepare` takes, by the type of its device.
+CHOICES = {"cpu": ("auto", *get_args(Algorithm)), "cuda": ("auto", "split")}
 
 # Below this many input channels the transforms of Winograd's forms cost more than they save.
 _FEW_CHANNELS = 16

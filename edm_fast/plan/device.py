@@ -33,7 +33,7 @@ from edm_fast.plan.ir import (
     reads,
     writes,
 )
-from edm_fast.plan.passes import for_library_convolutions, overwritten
+from edm_fast.plan.passes import DeviceGraph, for_library_convolutions, overwritten
 from edm_fast.plan.weights import conv_weight
 
 Values = dict[Image, torch.Tensor]
@@ -56,7 +56,7 @@ class DevicePlan:
     def __init__(
         self, graph: Graph, dtype: torch.dtype, device: torch.device | str, backend: str | None = None
     ) -> None:
-        rewritten = for_library_convolutions(graph)
+        rewritten = self._rewritten(graph)
         self.graph = rewritten.graph
         self.dtype = dtype
         self.device = torch.device(device)
@@ -69,6 +69,9 @@ class DevicePlan:
         steps = [self._step(operation) for operation in self.graph.operations]
         self._steps = list(zip(steps, _dying(self.graph), strict=True))
 
+    def _rewritten(self, graph: Graph) -> DeviceGraph:
+        return for_library_convolutions(graph)
+
     @property
     def arena_bytes_per_sample(self) -> int:
         """Memory that the activations need if those that are alive at different times share it."""
@@ -80,7 +83,7 @@ class DevicePlan:
         if x.shape[0] == 0:
             result = x.new_empty([0, self.graph.output.channels, *x.shape[2:]], dtype=self.dtype)
             return result if out is None else out
-        values: Values = {self.graph.input: channels_last(x.to(self.dtype))}
+        values = self._begin(x)
         with torch.autocast(self.device.type, enabled=False):
             for step, dying in self._steps:
                 step(values, modulation)
@@ -88,6 +91,9 @@ class DevicePlan:
                     del values[image]
         result = channels_last(values[self.graph.output])
         return result if out is None else out.copy_(result)
+
+    def _begin(self, x: torch.Tensor) -> Values:
+        return {self.graph.input: channels_last(x.to(self.dtype))}
 
     def _step(self, operation: Operation) -> Step:
         if isinstance(operation, Conv):
@@ -151,6 +157,7 @@ class DevicePlan:
         first, second = norm.sources[0], norm.sources[1] if len(norm.sources) > 1 else None
         options: dict[str, Any] = {**_direction(norm.resampling), "eps": module.eps, "silu": norm.silu}
         written = [image for image in writes(norm) if image is not None]
+        moments = self._moments_of(norm)
 
         def step(values: Values, modulation: torch.Tensor) -> None:
             results = group_norm_silu(
@@ -165,12 +172,17 @@ class DevicePlan:
                 scale=_read(modulation, norm.scale),
                 shift=_read(modulation, norm.shift),
                 plain=norm.plain is not None,
+                moments=[values[image] for image in moments],
                 backend=backend,
                 **options,
             )
             values.update(zip(written, results if isinstance(results, tuple) else (results,), strict=True))
 
         return step
+
+    def _moments_of(self, norm: GroupNormSilu) -> list[Image]:
+        """The moments of its sources, if they are among the values."""
+        return []
 
     def _resample(self, operation: Resample) -> Step:
         source, out, backend = operation.source, operation.out, self._backend

@@ -14,6 +14,7 @@ from edm_fast.plan.device import DevicePlan
 from edm_fast.plan.embedding import DeviceModulation, Modulation
 from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.plan.lowering import lower
+from edm_fast.plan.split import SplitPlan
 from edm_fast.plan.steps import StepTable
 from edm_fast.plan.versions import Versions
 from edm_fast.reference.preconditioning import Precond
@@ -36,7 +37,8 @@ def prepare(net: Precond, dtype: torch.dtype = torch.float32, conv_algorithm: st
             the processor's matrix tiles, where it has them (AMX), for bfloat16 and channels in 32s; other layers then
             go by "auto". That takes tiles where it can, and else Winograd's forms where they err at most
             twice as much as eager PyTorch, and with bfloat16 products, where rounding adds up in the wider forms, takes
-            "winograd2". On CUDA cuDNN chooses, and it is "auto".
+            "winograd2". On CUDA "auto" is cuDNN's choice, and "split", for few images in float16 or bfloat16, our own
+            kernel, `edm_fast.ops.conv2d_split`; what that gains has not been measured on a GPU yet.
 
     On the CPU the result of a sample does not depend, to the bit, on the batch it is in or on the number of threads. On
     CUDA forwards are captured as CUDA graphs, one for each batch size, and libraries may sum differently for each.
@@ -58,13 +60,15 @@ class Prepared:
             raise TypeError(f"net: {type(net).__name__} has a forward of its own, which a plan would not run")
         if dtype not in _DTYPES:
             raise TypeError(f"dtype: got {dtype}; it is float32, bfloat16 or float16")
-        if conv_algorithm not in CHOICES:
-            raise ValueError(f"conv_algorithm: got {conv_algorithm!r}; it is one of {', '.join(CHOICES)}")
         self.device = next(net.parameters()).device
         if self.device.type not in ("cpu", "cuda"):
             raise ValueError(f"net: is on {self.device}; prepare() runs on the CPU and on CUDA")
-        if self.device.type == "cuda" and conv_algorithm != "auto":
-            raise ValueError(f"conv_algorithm: got {conv_algorithm!r}; on CUDA it is 'auto'")
+        choices = CHOICES[self.device.type]
+        if conv_algorithm not in choices:
+            where = "the CPU" if self.device.type == "cpu" else "CUDA"
+            raise ValueError(f"conv_algorithm: got {conv_algorithm!r}; on {where} it is one of {', '.join(choices)}")
+        if conv_algorithm == "split" and dtype == torch.float32:
+            raise ValueError(f"conv_algorithm: got 'split' with {dtype}; that is for float16 and bfloat16")
         self.net = net
         self.dtype = dtype
         self.conv_algorithm = conv_algorithm
@@ -109,7 +113,8 @@ class Prepared:
 
     def _make_device_plan(self, height: int, width: int) -> CpuPlan | CapturedPlan:
         graph = lower(self.net.model, height, width, plain_skips=True)
-        plan = DevicePlan(graph, self.dtype, self.device)
+        kind = SplitPlan if self.conv_algorithm == "split" else DevicePlan
+        plan = kind(graph, self.dtype, self.device)
         self._modulation = DeviceModulation(self.net.model, graph.affines, plan.column_biases)
         return CapturedPlan(plan)
 

@@ -83,7 +83,8 @@ def test_every_kernel_in_the_sources_has_limits():
     for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")):
         text = path.read_text()
         assert len(re.findall(r"\b__global__\b", text)) == len(bounds.findall(text)), f"{path.name}: no launch bounds"
-        sizes = dict(constants.findall(text))
+        header = path.with_suffix(".cuh")
+        sizes = dict(constants.findall((header.read_text() if header.exists() else "") + text))
         found.update({name: (int(sizes[size]), int(blocks or 1)) for size, blocks, name in bounds.findall(text)})
     assert set(found) == {name.split("<")[0] for name in LIMITS}
     for name, limit in LIMITS.items():

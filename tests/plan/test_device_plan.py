@@ -448,5 +448,5 @@ def test_on_cuda_samples_are_the_networks():
 
 @on_cuda
 def test_on_cuda_the_library_chooses_the_algorithm():
-    with pytest.raises(ValueError, match=r"^conv_algorithm: got 'direct'; on CUDA it is 'auto'"):
+    with pytest.raises(ValueError, match=r"^conv_algorithm: got 'direct'; on CUDA it is one of auto, split"):
         prepare(network("positional").cuda(), conv_algorithm="direct")

@@ -13,6 +13,7 @@
 #include "edm_fast/resample.h"
 #include "edm_fast/residual.h"
 #include "edm_fast/solver_step.h"
+#include "far_ends_conv.h"
 #include "far_ends_training.h"
 
 using namespace edm_fast;
@@ -157,6 +158,7 @@ struct NormCall {
         }
         args.moments[0] = shape.moments ? moments.data() : nullptr;
         args.moments[1] = shape.moments && shape.channels[1] > 0 ? moments2.data() : nullptr;
+        args.moments_chunk = args.height * args.width;
         args.weight = weight.data();
         args.bias = bias.data();
         args.pre_bias = pre_bias.data();
@@ -281,6 +283,7 @@ bool norm_of_a_large_image() {
     args.dtype = kFloat16;
     args.source[0] = x.data();
     args.moments[0] = moments.data();
+    args.moments_chunk = height * width;
     args.weight = weight.data();
     args.bias = bias.data();
     args.eps = 1e-5f;
@@ -294,6 +297,7 @@ bool norm_of_a_large_image() {
     });
     cuda::group_norm_silu(args, 0, nullptr);
     args.height = 1;
+    args.moments_chunk = width;
     args.source[0] = row.data();
     args.out = row_out.data();
     choose(last_of(1));
@@ -403,6 +407,8 @@ constexpr Scenario kScenarios[] = {
     {"norm_streaming", norm_streaming},
     {"norm_gradients", norm_gradients},
     {"norm_of_a_large_image", norm_of_a_large_image},
+    {"conv2d_split_in_one_part", far_ends::conv2d_split_in_one_part},
+    {"conv2d_split_in_parts", far_ends::conv2d_split_in_parts},
     {"randn_of_many_samples", randn_of_many_samples},
     {"randn_of_a_large_image", randn_of_a_large_image},
     {"noise_augment_of_many_samples", noise_augment_of_many_samples},

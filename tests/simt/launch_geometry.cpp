@@ -11,6 +11,7 @@
 #include <string>
 
 #include "chosen_blocks.h"
+#include "edm_fast/conv2d_split.h"
 #include "edm_fast/randn.h"
 #include "edm_fast/residual.h"
 #include "edm_fast/solver_step.h"
@@ -223,9 +224,22 @@ void launches() {
         choose(none);
         GroupNormSiluArgs args = norm_args(samples, 8, 8, 64, 8);
         args.moments[0] = somewhere<const float>();
+        args.moments_chunk = 64;
         cuda::group_norm_silu(args, 0, nullptr);
         only_grid(2147483647, 1, "group_norm_silu with moments");
     }
+    // 3 parts of 21,845 samples at a time, of 16 tiles of pixels and 2 of channels.
+    choose(none);
+    const int64_t samples = 65535;
+    cuda::conv2d_split({samples, 32, 32, 64, 72, 3, 1, kFloat16, any, any, nullptr, nullptr, 1.0f, any, nullptr,
+                        static_cast<float*>(any), static_cast<uint32_t*>(any)},
+                       0, nullptr);
+    int64_t blocks = 0;
+    for (const dim3 grid : chosen::grids()) {
+        require(grid.x == 16 && grid.y == 2 && grid.z % 3 == 0, "conv2d_split: its grid");
+        blocks += grid.z;
+    }
+    require(blocks == samples * 3 && chosen::grids().size() == 3, "conv2d_split: its samples");
 }
 
 // Workspaces are asked for in their whole size, which is refused before anything else happens.

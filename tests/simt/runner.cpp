@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../../csrc/simt/error.h"
+#include "edm_fast/dtypes.h"
 #include "kernels/kernels.h"
 #include "launch.cuh"
 #include "simt.h"
@@ -42,6 +43,30 @@ bool row_moments() {
         for (int i = 0; i < columns; ++i) squares += std::pow(x[row * columns + i] - sum / columns, 2);
         if (!(std::abs(mean[row] - sum / columns) < 1e-4)) return false;
         if (!(std::abs(variance[row] - squares / columns) < 1e-2)) return false;
+    }
+    return true;
+}
+
+bool matrix_product() {
+    constexpr int rows = 32, columns = 8, steps = 5, depth = 16 * steps;
+    // Integers below 32, which bfloat16 holds.
+    const auto bits = [](std::size_t count) {
+        std::vector<float> values = small_integers(count);
+        std::vector<std::uint16_t> words;
+        for (const float value : values) words.push_back(edm_fast::to_bfloat16(value / 2 + 0.5f).bits);
+        return words;
+    };
+    // Sixteen bytes aligned, as every allocation of a vector is here.
+    const std::vector<std::uint16_t> a = bits(rows * depth), b = bits(columns * depth);
+    std::vector<float> c(rows * columns, kNaN);
+    cuda::matrix_product({a.data(), b.data(), c.data(), steps}, 0, nullptr);
+    const auto value = [](std::uint16_t word) { return edm_fast::to_float(edm_fast::BFloat16{word}); };
+    for (int row = 0; row < rows; ++row) {
+        for (int column = 0; column < columns; ++column) {
+            float sum = 0;
+            for (int k = 0; k < depth; ++k) sum += value(a[row * depth + k]) * value(b[column * depth + k]);
+            if (c[row * columns + column] != sum) return false;
+        }
     }
     return true;
 }
@@ -300,6 +325,7 @@ constexpr Scenario kScenarios[] = {
     {"row_moments", row_moments},
     {"transpose", transpose},
     {"diffuse", diffuse},
+    {"matrix_product", matrix_product},
     {"histogram", histogram},
     {"shuffles", shuffles},
     {"votes", votes},

@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 EMULATOR = sorted(path for path in (CSRC / "simt").glob("*.cpp") if path.name != "module.cpp")
-INCLUDES = [f"-I{CSRC / 'cuda'}", f"-I{HERE / 'kernels'}"]
+INCLUDES = [f"-I{CSRC / 'cuda'}", f"-I{CSRC / 'include'}", f"-I{HERE / 'kernels'}"]
 COMPILE = ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-DEDM_FAST_SIMT", "-pthread", *INCLUDES]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 ASAN = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1"]
@@ -28,10 +28,13 @@ BARRIERS = {
     6: "diffuse",
     7: "histogram",
     8: "histogram",
+    9: "matrix_product",
+    10: "matrix_product",
+    11: "matrix_product",
 }
-KERNELS = ["row_moments", "transpose", "diffuse", "histogram", "primitives", "faults"]
+KERNELS = ["row_moments", "transpose", "diffuse", "histogram", "matrix_product", "primitives", "faults"]
 ORDERS = ["forward", "reverse", "1", "2", "3"]
-RIGHT_KERNELS = ["row_moments", "transpose", "diffuse", "histogram", "shuffles", "votes"]
+RIGHT_KERNELS = ["row_moments", "transpose", "diffuse", "histogram", "matrix_product", "shuffles", "votes"]
 
 
 def call(command: list[str]) -> None:

@@ -42,6 +42,8 @@ FAR_ENDS = [
     "norm_streaming",
     "norm_gradients",
     "norm_of_a_large_image",
+    "conv2d_split_in_one_part",
+    "conv2d_split_in_parts",
     "randn_of_many_samples",
     "randn_of_a_large_image",
     "noise_augment_of_many_samples",

@@ -6,6 +6,10 @@ import pytest
 import torch
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
+from edm_fast.ops.conv2d_split import conv2d_split
+from edm_fast.reference.conv2d_split import chunk_moments
+from edm_fast.reference.conv2d_split import conv2d_split as reference_conv2d_split
+
 EPS, FLOAT32 = 1e-5, 1
 ORDERS = [("forward", 0), ("reverse", 0), ("shuffled", 1), ("shuffled", 2)]
 # What is asked for, and how many kernels that takes.
@@ -35,7 +39,7 @@ class Case:
             (self.x.data_ptr(), channels, channels),
             (0, 0, 0),
             (0, 1.0, 0),
-            (0 if self.moments is None else self.moments.data_ptr(), 0),
+            (0 if self.moments is None else self.moments.data_ptr(), 0, height * width),
             (self.weight.data_ptr(), self.bias.data_ptr(), self.groups, EPS, True),
             absent,
             absent,
@@ -104,3 +108,15 @@ def test_both_sides_of_the_limit_of_shared_memory(in_every_order):
         out, *_ = in_every_order(case.forward)
         eager, exact = case.by_pytorch(torch.float32), case.by_pytorch(torch.float64)
         assert_as_exact_as_eager(out, eager[0], exact[0])
+
+
+@pytest.mark.parametrize("channels", [24, 520], ids=["one part", "parts"])
+def test_conv2d_split(in_every_order, channels):
+    """Also where the last block to arrive is another one, and where copies arrive at once or as late as they may."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn([1, channels, 5, 9], generator=generator).half().to(memory_format=torch.channels_last)
+    weight = torch.randn([70, channels, 3, 3], generator=generator).half() / channels**0.5
+    out, moments = in_every_order(lambda module: conv2d_split(x, weight, moments=True, backend="simt"))
+    assert_as_exact_as_eager(out, reference_conv2d_split(x, weight), reference_conv2d_split(x.double(), weight))
+    wanted = chunk_moments(out.double())
+    assert_as_exact_as_eager(moments[..., 0], chunk_moments(out.float())[..., 0], wanted[..., 0])

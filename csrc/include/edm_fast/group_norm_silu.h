@@ -31,10 +31,11 @@ struct GroupNormSiluArgs {
     const void* addend;        // [N, H, W, C0] dense, or nullptr; only if C1 = 0
     float sum_scale;           // read only with an addend
     void* sum;                 // [N, H, W, C0], dense: x, written; with an addend
-    const float*
-        moments[2];         // [N, Ci, 2]: each channel's mean and biased variance over source i's pixels, as `residual`
-                            // writes them; nullptr: taken here. Not with an addend; both sources have them or none
-    const float* pre_bias;  // [N, C], or nullptr
+    // [N, chunks, Ci, 2]: each channel's mean and biased variance over each chunk of source i's pixels; nullptr: taken
+    // here. Not with an addend; both sources have them or none.
+    const float* moments[2];
+    int64_t moments_chunk;      // pixels of a chunk; on the CPU all, as `residual` writes them
+    const float* pre_bias;      // [N, C], or nullptr
     int64_t pre_bias_stride;    // elements from a sample to the next; 0: one row for all
     const float* weight;        // [C]
     const float* bias;          // [C]

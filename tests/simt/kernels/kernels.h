@@ -38,6 +38,14 @@ struct HistogramArgs {
 };
 void histogram(const HistogramArgs& args, int device, void* stream);
 
+struct MatrixProductArgs {
+    const uint16_t* a;  // [32, 16 steps] bfloat16
+    const uint16_t* b;  // [8, 16 steps] bfloat16
+    float* c;           // [32, 8]
+    int steps;
+};
+void matrix_product(const MatrixProductArgs& args, int device, void* stream);
+
 // Every warp primitive on one block of `threads`, for each type that shuffles take. Each row of `out` is one primitive.
 inline constexpr int kShuffleRows = 8;
 template <class T>
