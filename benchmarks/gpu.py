@@ -7,6 +7,7 @@
     sanitize    compute-sanitizer [TOOL …]
     ops         single ops against a copy of as many bytes [OP …]
     networks    a forward of F against eager PyTorch and torch.compile [NETWORK or NETWORK:BATCH …]
+    split       few images: convolutions by split sums over cuDNN's [NETWORK:BATCH …]
     sampling    the time from seeds to images [NETWORK:BATCH …]
     summary     the figures of the file
     kernels     every op at small sizes, for the sanitizers; keeps nothing
@@ -35,6 +36,7 @@ import gpu_networks
 import gpu_ops
 import gpu_programs
 import gpu_sampling
+import gpu_split
 import torch
 from gpu_cases import Source, cases
 from gpu_rows import SANITIZERS, selected_rows
@@ -107,6 +109,7 @@ STAGES = {
     "sanitize": Stage(gpu_programs.sanitize, gpu_programs.describe_sanitizers, names_of(SANITIZERS)),
     "ops": Stage(gpu_ops.measure, gpu_ops.describe, names_of(gpu_ops.names())),
     "networks": Stage(gpu_networks.measure, gpu_networks.describe, selected_rows),
+    "split": Stage(gpu_split.measure, gpu_split.describe, lambda rows: [parse_row(row) for row in rows]),
     "sampling": Stage(gpu_sampling.measure, gpu_sampling.describe_times, lambda rows: [parse_row(row) for row in rows]),
     "kernels": Stage(run_kernels, describe_kernels, no_names),
     "forward": Stage(gpu_networks.run_forward, gpu_networks.describe_forward, selected_rows),

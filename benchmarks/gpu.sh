@@ -10,6 +10,7 @@
 #                                    planted bug that it must report
 #   benchmarks/gpu.sh ops            single ops against a copy of as many bytes
 #   benchmarks/gpu.sh networks ddpmpp [ncsnpp, adm, adm:64]     a forward against eager PyTorch and torch.compile
+#   benchmarks/gpu.sh split          few images: convolutions by split sums over cuDNN's, in networks and by themselves
 #   benchmarks/gpu.sh diagnose ddpmpp:64       networks again, for a fault on the device: its core goes to build/gpu, where
 #                                    cuda-gdb names the kernel and the exception; then, after a fault, the baseline in a
 #                                    process where nothing of ours runs. No figure is kept
@@ -104,7 +105,7 @@ everything() {
     fi
     # A stage that fails does not keep the others from running.
     local failed=
-    for one in ceilings bits tests images sanitize ops "networks ddpmpp" "networks ncsnpp" "networks adm" sampling; do
+    for one in ceilings bits tests images sanitize ops "networks ddpmpp" split "networks ncsnpp" "networks adm" sampling; do
         # shellcheck disable=SC2086
         measure $one "$@" || failed="$failed, $one"
     done

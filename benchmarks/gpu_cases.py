@@ -17,6 +17,7 @@ from torch import Tensor
 import edm_fast
 from edm_fast.bench.names import named
 from edm_fast.bench.noise import heun_rows, step_bytes
+from edm_fast.ops.conv2d_split import TILE, conv2d_split
 from edm_fast.ops.denoising_loss import denoising_loss
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.noise_augment import LevelRule, noise_augment
@@ -242,8 +243,29 @@ def denoising_loss_case(samples: int, extent: int) -> Case:
     return Case("denoising_loss", name, samples, dtype, 3 * extent**2 * (4 + dtype.itemsize) + 40, make, call)
 
 
+def split_case(samples: int, channels: int, out_channels: int, extent: int, kernel: int) -> Case:
+    """A convolution by split sums, with a residual and moments."""
+    dtype = torch.bfloat16
+
+    def make(samples: int, source: Source) -> Inputs:
+        images = {"x": source.images(samples, channels, extent, extent, dtype)}
+        images["residual"] = source.images(samples, out_channels, extent, extent, dtype)
+        weight = source.images(out_channels, channels, kernel, kernel, dtype) / (channels * kernel**2) ** 0.5
+        return Inputs(images, {"weight": weight, "bias": source.rows(out_channels)})
+
+    def call(inputs: Inputs, backend: str | None) -> tuple[Tensor, ...]:
+        # The CPU has no kernel; there the reference stands in for it.
+        chosen = backend or (None if inputs.images["x"].is_cuda else "reference")
+        return tuple(conv2d_split(**inputs.images, **inputs.shared, scale=0.75, moments=True, backend=chosen))
+
+    name = f"conv2d_split {kernel}×{kernel} {named((samples, channels, extent, extent), dtype)} to {out_channels}"
+    moments = -(-(extent**2) // TILE) * out_channels * 2 * 4
+    moved = dtype.itemsize * extent**2 * (channels + 2 * out_channels) + moments
+    return Case("conv2d_split", name, samples, dtype, moved, make, call)
+
+
 def cases(few: int | None = None) -> list[Case]:
-    """All cases, at sizes beyond the L2 cache, or of `few` small samples.
+    """All cases, at sizes beyond the L2 cache, or of `few` small samples, which is all that a split sum is for.
 
     Even the small images of the norm in two kernels are too large for the one that keeps them in shared memory.
     """
@@ -254,7 +276,10 @@ def cases(few: int | None = None) -> list[Case]:
     def norm(what: str, samples: int, channels: int, extent: int, least: int = 8, **options: Any) -> Case:
         return norm_case(what, channels=channels, **sized(samples, extent, least), **options)
 
+    small = few is not None
+    split = [split_case(few, *shape) for shape in ((64, 72, 8, 3), (328, 24, 9, 3), (256, 64, 4, 1))] if small else []
     return [
+        *split,
         norm("embedding", 512, 256, 32, pre_bias=True),
         norm("embedding, float32", 256, 256, 32, pre_bias=True, dtype=torch.float32),
         norm("scale and shift", 256, 192, 64, modulation=True),

@@ -133,11 +133,11 @@ class Row:
         with cudnn(benchmark=False):
             self.expected = expected(net, self.x, self.c_noise, self.labels)
         self.half = variants.cast_images(copy.deepcopy(net), DTYPE, torch.channels_last)
-        self._net = net
+        self.net = net
 
     @functools.cached_property
     def prepared(self) -> Any:
-        return edm_fast.prepare(self._net, dtype=DTYPE)
+        return edm_fast.prepare(self.net, dtype=DTYPE)
 
     @torch.inference_mode()
     def ours(self) -> Tensor:
@@ -263,7 +263,7 @@ def release(device: torch.device) -> None:
 
 
 def run_forward(run: Run, arguments: Sequence[str] = ()) -> bool:
-    """One forward of ours of each row, for the sanitizers. Whether all outputs are finite."""
+    """One forward of ours of each row, for the sanitizers, and of one sample by split sums. Whether all is finite."""
     good = True
     for row in selected_rows(list(arguments) or _FORWARD_ROWS):
         name, batch = parse_row(row)
@@ -276,6 +276,13 @@ def run_forward(run: Run, arguments: Sequence[str] = ()) -> bool:
             plan = plan.plan if isinstance(plan, CapturedPlan) else plan
             output = plan.run(x.to(DTYPE), prepared.modulation(c_noise.expand(batch), labels))
         good &= bool(output.isfinite().all())
+        if run.device.type == "cuda":  # the CPU has no convolutions by split sums
+            with torch.inference_mode():
+                split = edm_fast.prepare(net, dtype=DTYPE, conv_algorithm="split")
+                plan = split.plan(*x.shape[2:])
+                plan = plan.plan if isinstance(plan, CapturedPlan) else plan
+                output = plan.run(x[:1].to(DTYPE), split.modulation(c_noise, labels[:1]))
+            good &= bool(output.isfinite().all())
     return good
 
 

@@ -22,6 +22,9 @@ the longer of its operations at that of a matrix product and its activations at 
 SAMPLING_TEXT = """From seeds to images in bfloat16 by Heun's method, over the reference sampler in PyTorch with an
 eager or a compiled network."""
 
+SPLIT_TEXT = """Our own convolutions for few images, `prepare(…, conv_algorithm="split")`, over cuDNN's in the
+same network with modulation rows given, and by themselves for one image, with moments, replayed from graphs."""
+
 OPS_TEXT = """Replayed from CUDA graphs on tensors far beyond the L2 cache, in turn with a copy of as many bytes; the
 share is the copy's time over ours. Bytes are those that must be read or written, once."""
 
@@ -171,6 +174,23 @@ def sampling(entries: dict[str, Any]) -> str:
     return table(["Network", "Batch", "Steps", "Over", "Its time", "Ours", "Ratio", "Commit"], lines)
 
 
+def split(entries: dict[str, Any]) -> str:
+    networks = [f"{row}, network" for row in gpu_rows.SPLIT_ROWS]
+    lines = []
+    for name in [*networks, *(name for name in entries if name not in networks)]:
+        row, _, what = name.partition(", ")
+        entry = entries.get(name)
+        if entry is None:
+            lines.append([*label(row), what, *[NEVER] * 3, "", "", ""])
+        elif not entry["match"]:
+            lines.append([*label(row), what, *["–"] * 4, f"no: {entry['reason']}", entry["commit"]])
+        else:
+            errors = f"yes ({entry['error']:.1e} of {entry['error_bound']:g})"
+            times = [time_text(entry["baseline_s"]), time_text(entry["ours_s"])]
+            lines.append([*label(row), what, *times, cell(entry, None), quartiles(entry), errors, entry["commit"]])
+    return table(["Network", "Batch", "Of", "cuDNN", "Split", "Ratio", "Quartiles", "Match", "Commit"], lines)
+
+
 def counted_networks(counted: dict[str, Any] | None) -> list[str]:
     parts = ["### Networks, counted", COUNTED_TEXT]
     if counted is None:
@@ -190,5 +210,6 @@ def section(data: dict[str, Any] | None, counted: dict[str, Any] | None) -> list
     parts = ["## CUDA", machine(data) if data else f"Nothing here has been timed: {NEVER}."]
     parts += [made_by("benchmarks/gpu.sh"), TEXT, ceilings(rows), "### Networks, timed"]
     parts += [*networks(rows), "### Sampling, timed", SAMPLING_TEXT, sampling(rows.get("sampling", {}))]
+    parts += ["### Few images, timed", SPLIT_TEXT, split(rows.get("split", {}))]
     parts += ["### Single ops, timed", OPS_TEXT, ops(rows.get("ops", {})), "### Checks", checks(rows)]
     return [*parts, *counted_networks(counted)]

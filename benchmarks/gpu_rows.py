@@ -24,6 +24,9 @@ SAMPLING_ROWS = ("ddpmpp:1", "ddpmpp:64")
 SAMPLING_STEPS = 18
 SAMPLING_TARGETS_S = {"ddpmpp:1": 0.025}
 
+# Forwards by split sums over those by cuDNN.
+SPLIT_ROWS = ("ddpmpp:1", "ddpmpp:4", "ddpmpp:16", "ncsnpp:1", "adm:1")
+
 # Rows of the file and the entries that tell of correctness.
 CHECKED = ("digits", *TIMED)
 PRECISIONS = ("float32", "float32 with TF32", "bfloat16")

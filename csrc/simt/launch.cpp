@@ -91,6 +91,10 @@ BlockVotes wait_for_block(const char* primitive, bool predicate, std::source_loc
     return active_scheduler->wait_for_block(primitive, predicate, where);
 }
 
+MatrixElements& next_elements() {
+    return active_scheduler->next_elements();
+}
+
 void trap(std::source_location where) {
     active_scheduler->trap(where);
 }

@@ -37,6 +37,9 @@ struct Thread {
 
     unsigned participants = 0;  // of the warp primitive that it was last released from
 
+    MatrixElements elements[2];
+    unsigned elements_taken = 0;
+
     // Copies under way, and after how many of them each group of them ended.
     struct Copy {
         void* destination;
@@ -64,6 +67,7 @@ class Scheduler {
     void copy_async(void* destination, const void* source, int bytes);
     void commit_copies();
     void wait_for_copies(int pending);
+    MatrixElements& next_elements() { return running_->elements[running_->elements_taken++ % 2]; }
     unsigned char* shared_memory() const { return shared_->data(); }
     [[noreturn]] void run_thread();
 

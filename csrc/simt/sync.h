@@ -23,6 +23,15 @@ struct BlockVotes {
 
 BlockVotes wait_for_block(const char* primitive, bool predicate, std::source_location where);
 
+// What a lane shows the others of its warp at `multiply_add`.
+struct MatrixElements {
+    float a[8], b[4];
+};
+
+// The running thread's, another at every second call: lanes that go on to the next primitive, and no further, leave
+// what the others still read.
+MatrixElements& next_elements();
+
 [[noreturn]] void trap(std::source_location where);
 
 template <class T>

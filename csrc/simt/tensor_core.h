@@ -52,28 +52,33 @@ inline void load_matrices(std::uint32_t (&registers)[4], const void* row,
 template <class Widened>
 void multiply_add(float (&sum)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const Widened& widened,
                   std::source_location where = std::source_location::current()) {
-    struct Registers {
-        std::uint32_t a[4], b[2];
+    using detail::MatrixElements;
+    MatrixElements& mine = detail::next_elements();
+    const auto widen = [&](std::uint32_t word, float* pair) {
+        pair[0] = widened(static_cast<std::uint16_t>(word));
+        pair[1] = widened(static_cast<std::uint16_t>(word >> 16));
     };
-    const Registers mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    for (unsigned i = 0; i < 4; ++i) widen(a[i], mine.a + 2 * i);
+    for (unsigned i = 0; i < 2; ++i) widen(b[i], mine.b + 2 * i);
     const detail::WarpExchange exchange =
         detail::wait_for_warp("multiply_add", 0xFFFFFFFFu, reinterpret_cast<std::uintptr_t>(&mine), where);
-    const auto of = [&](unsigned lane) -> const Registers& {
-        return *reinterpret_cast<const Registers*>(static_cast<std::uintptr_t>(exchange.published[lane]));
+    const auto of = [&](unsigned lane) -> const MatrixElements& {
+        return *reinterpret_cast<const MatrixElements*>(static_cast<std::uintptr_t>(exchange.published[lane]));
     };
     const unsigned row = exchange.lane / 4, pair = exchange.lane % 4;
-    for (unsigned k = 0; k < 16; ++k) {
-        const unsigned owner = k % 8 / 2, shift = k % 2 * 16, further = k / 8;
-        const auto element = [&](std::uint32_t word) { return widened(static_cast<std::uint16_t>(word >> shift)); };
-        const Registers& of_row = of(4 * row + owner);
-        const float upper = element(of_row.a[2 * further]), lower = element(of_row.a[2 * further + 1]);
-        for (unsigned column = 0; column < 2; ++column) {
-            const float factor = element(of(4 * (2 * pair + column) + owner).b[further]);
-            sum[column] += upper * factor;
-            sum[2 + column] += lower * factor;
+    for (unsigned owner = 0; owner < 4; ++owner) {
+        const MatrixElements& of_row = of(4 * row + owner);
+        const MatrixElements& first = of(8 * pair + owner);
+        const MatrixElements& second = of(8 * pair + 4 + owner);
+        // Elements 2 owner, 2 owner + 1, and those 8 further.
+        for (unsigned i = 0; i < 4; ++i) {
+            const float upper = of_row.a[i / 2 * 4 + i % 2], lower = of_row.a[i / 2 * 4 + 2 + i % 2];
+            sum[0] += upper * first.b[i];
+            sum[1] += upper * second.b[i];
+            sum[2] += lower * first.b[i];
+            sum[3] += lower * second.b[i];
         }
     }
-    detail::wait_for_warp("multiply_add", 0xFFFFFFFFu, 0, where);
 }
 
 }  // namespace simt

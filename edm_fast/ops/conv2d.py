@@ -1,10 +1,10 @@
 """3×3 and 1×1 convolutions with all that follows them in a residual branch.
 
 On the CPU the kernels are our own: Winograd's F(4×4, 3×3), F(2×4, 3×3) and F(2×2, 3×3), and an implicit GEMM, which
-matrix tiles (AMX) multiply where the processor has them and images are in bfloat16. On CUDA
-the convolution is the library's (cuDNN): there is no .cu file. `edm_fast.plan` calls the kernels with weights that are
-packed once; in training they are packed at every call, which pays from some 64 channels and 12 pixels a side on. The
-gradient of the images is a convolution too, and takes the same kernels; for that of the weights see
+matrix tiles (AMX) multiply where the processor has them and images are in bfloat16. On CUDA the convolution is the
+library's (cuDNN); `edm_fast.ops.conv2d_split` is ours there, for few images. `edm_fast.plan` calls the kernels with
+weights that are packed once; in training they are packed at every call, which pays from some 64 channels and 12 pixels
+a side on. The gradient of the images is a convolution too, and takes the same kernels; for that of the weights see
 `edm_fast.ops.conv2d_weight_grad`.
 """
 

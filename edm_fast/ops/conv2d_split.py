@@ -28,6 +28,8 @@ TILE = 64
 # Channels of x come in packs of 16 bytes.
 PACK = 8
 _ALIGNMENT = 16
+# Of an image; the kernel counts them in 32 bits.
+_MOST_PIXELS = 2**31 - TILE
 
 
 @overload
@@ -153,6 +155,8 @@ def _check(
     size = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
     if min(size) < 1:
         raise ValueError(f"x: {height}x{width} pixels are too few for a {kernel}x{kernel} weight and padding {padding}")
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"x: an output of {size[0]}x{size[1]} pixels; at most {_MOST_PIXELS} are taken")
     for name, tensor, shape in (
         ("weight", weight, weight.shape),
         ("bias", bias, weight.shape[:1]),

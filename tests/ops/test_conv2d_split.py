@@ -180,6 +180,8 @@ def test_bad_arguments_are_named(backend, device):
     refused(ValueError, r"^residual: shape", residual=given["residual"][:, :, 1:])
     refused(ValueError, r"^padding: got -1", padding=-1)
     refused(ValueError, r"^x: 2x6 pixels are too few for a 3x3 weight", padding=0, x=given["x"][:, :, :2])
+    huge = torch.zeros([1, 1, 1, 1], dtype=torch.float16, device=device).expand(1, 16, 2**16, 2**15)
+    refused(ValueError, r"^x: an output of 65536x32768 pixels; at most 2147483584", x=huge, residual=None)
     refused(ValueError, r"^x: shape is \(2, 16, 5\)", x=given["x"][..., 0])
     refused(ValueError, r"^x: gradients are needed", weight=given["weight"].clone().requires_grad_())
     if backend != "reference":

@@ -8,15 +8,18 @@ from typing import Any
 import guards
 import pytest
 import torch
-from tolerance import assert_as_exact_as_eager, assert_same_bits
+from tolerance import VARIANCE, assert_as_exact_as_eager, assert_same_bits, relative_error
 
+from edm_fast.ops.conv2d_split import PACK, conv2d_split
 from edm_fast.ops.group_norm_silu import group_norm_silu
 from edm_fast.ops.resample import resample
 from edm_fast.ops.residual import residual
 from edm_fast.plan.costs import launches
-from edm_fast.plan.ir import AddBias, Graph, GroupNormSilu, Image, Operation, Resample, Resampling, Residual
+from edm_fast.plan.ir import AddBias, Conv, Graph, GroupNormSilu, Image, Operation, Resample, Resampling, Residual
 from edm_fast.plan.lowering import lower
 from edm_fast.plan.passes import DeviceGraph, for_library_convolutions
+from edm_fast.reference.conv2d_split import chunk_moments
+from edm_fast.reference.conv2d_split import conv2d_split as reference_conv2d_split
 from edm_fast.reference.group_norm_silu import group_norm_silu as reference_group_norm_silu
 from edm_fast.reference.preconditioning import EDMPrecond
 from edm_fast.reference.resample import resample as reference_resample
@@ -40,8 +43,8 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 
 @functools.cache
-def device_graph(network: str) -> DeviceGraph:
-    """What a GPU executes of a network. Its weights have shapes alone, but the lowering reads the resample filters."""
+def lowered(network: str) -> Graph:
+    """The graph of a network. Its weights have shapes alone, but the lowering reads the resample filters."""
     arguments = NETWORKS[network]
     with torch.device("meta"):
         net = EDMPrecond(**arguments).eval().requires_grad_(False)
@@ -50,7 +53,27 @@ def device_graph(network: str) -> DeviceGraph:
         if getattr(module, "resample_filter", None) is not None:
             module.resample_filter = taps.outer(taps)[None, None] / taps.sum().square()
     size = arguments["img_resolution"]
-    return for_library_convolutions(lower(net.model, size, size, plain_skips=True))
+    return lower(net.model, size, size, plain_skips=True)
+
+
+@functools.cache
+def device_graph(network: str) -> DeviceGraph:
+    """What a GPU executes of a network with a library's convolutions."""
+    return for_library_convolutions(lowered(network))
+
+
+@functools.cache
+def convolutions() -> list[tuple[str, Conv]]:
+    """One convolution of each shape, as a GPU executes them with convolutions of our own, and where it is first."""
+    found: dict[Any, tuple[str, Conv]] = {}
+    for network in NETWORKS:
+        for conv in lowered(network).operations:
+            if isinstance(conv, Conv):
+                [source] = conv.sources
+                shape = (source.channels, conv.out.channels, source.height, source.width, conv.kernel, conv.padding)
+                key = (*shape, conv.residual is not None, conv.scale)
+                found.setdefault(key, (f"{network} {conv.out.name} {key}", conv))
+    return list(found.values())
 
 
 def signature(operation: Operation, biased: bool) -> tuple[Any, ...] | None:
@@ -216,6 +239,52 @@ def test_a_bias_alone_is_added_in_place(compare, dtype):
         draw = Draw(dtype)
         tensors = {"a": draw.image(operation.source), "bias": draw.vector(operation.source.channels)}
         compare(where, in_place, reference_residual, tensors, {}, 1)
+
+
+_PARTS = 4
+
+
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_conv2d_split(simt_module, monkeypatch, part):
+    """With the parts of its sum that each shape has; dtypes take turns, since products are slow here."""
+    monkeypatch.setattr(guards, "BAND", 64)
+    for index, (where, conv) in list(enumerate(convolutions()))[part::_PARTS]:
+        [source] = conv.sources
+        draw = Draw([torch.float16, torch.bfloat16][index // _PARTS % 2])
+        x = draw.image(source)
+        # A network of images has three channels, which a plan fills up.
+        x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -source.channels % PACK))
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = torch.randn([conv.out.channels, x.shape[1], conv.kernel, conv.kernel], generator=draw.generator)
+        tensors = {
+            "x": x,
+            "weight": (weight / (x.shape[1] * conv.kernel**2) ** 0.5).to(draw.dtype),
+            "bias": draw.vector(conv.out.channels),
+            **({"residual": draw.image(conv.out)} if conv.residual is not None else {}),
+        }
+        options = {"scale": conv.scale, "padding": conv.padding}
+        guarded = guards.Guards()
+        before = simt_module.launch_count()
+        with monkeypatch.context() as patched:
+            guarded.install(patched)
+            out, moments = conv2d_split(**tensors, **options, moments=True, backend="simt")
+        guarded.check()
+        assert simt_module.launch_count() - before == 1
+        exact = reference_conv2d_split(**doubled(tensors), **options)
+        assert_as_exact_as_eager(out, reference_conv2d_split(**tensors, **options), exact, what=where)
+        written = chunk_moments(out.double())
+        assert_as_exact_as_eager(moments[..., 0], chunk_moments(out)[..., 0], written[..., 0], what=where)
+        assert relative_error(moments[..., 1], written[..., 1]) < VARIANCE, where
+
+
+def test_the_networks_have_convolutions_in_one_part_and_in_many(simt_module):
+    floats = [
+        simt_module.conv2d_split_partial(1, conv.out.pixels, source.channels, conv.out.channels, conv.kernel)
+        for _, conv in convolutions()
+        for source in conv.sources
+    ]
+    assert len(floats) > 70
+    assert {count > 0 for count in floats} == {True, False}
 
 
 def test_the_networks_have_norms_of_every_kind():
