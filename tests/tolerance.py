@@ -9,6 +9,9 @@ SAMPLER_FLOAT64 = 1e-10
 # The same with a float32 network or a float32 state: some tens of roundings of 6e-8.
 SAMPLER_FLOAT32 = 1e-5
 
+# Images of a network in float16 against one in float32: some tens of roundings of 5e-4, in each of a few steps.
+HALF_SAMPLES = 1e-2
+
 # A channel's variance in float32: sums are taken around one of its pixels, which may lie some deviations from the mean.
 VARIANCE = 1e-5
 

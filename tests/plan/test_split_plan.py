@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from conftest import cuda_usable
 from plan.test_device_plan import NETWORKS, FakeCapture, inputs, network
-from tolerance import assert_as_exact_as_eager, assert_same_bits
+from tolerance import HALF_SAMPLES, assert_as_exact_as_eager, assert_same_bits, relative_error
 
 import edm_fast
 from edm_fast.ops import group_norm_silu
+from edm_fast.plan import Prepared, prepare, split
 from edm_fast.plan import device as device_module
-from edm_fast.plan import prepare, split
+from edm_fast.plan import prepared as prepared_module
 from edm_fast.plan.embedding import DeviceModulation
 from edm_fast.plan.graphs import CapturedPlan
 from edm_fast.plan.ir import GroupNormSilu
@@ -93,6 +95,50 @@ def test_graphs_and_dtypes_that_it_does_not_run_are_refused():
         SplitPlan(lower(net.model, 8, 8), torch.float16, "cpu")
     with pytest.raises(ValueError, match=r"^dtype: got torch.float32; .* float16 and bfloat16"):
         SplitPlan(lower(net.model, 8, 8, plain_skips=True), torch.float32, "cpu")
+
+
+@pytest.fixture
+def prepared_on_device(monkeypatch, simt_module):
+    """prepare(…, conv_algorithm="split") of networks on the CPU, as on a device; the emulator runs what is captured."""
+    monkeypatch.setattr(Prepared, "_make_cpu_plan", Prepared._make_device_plan)
+    monkeypatch.setattr(prepared_module, "CapturedPlan", functools.partial(CapturedPlan, capture=FakeCapture()))
+    monkeypatch.setattr(prepared_module, "SplitPlan", functools.partial(SplitPlan, backend="simt"))
+    monkeypatch.setitem(prepared_module.CHOICES, "cpu", ("auto", "split"))
+    return functools.partial(prepare, dtype=torch.float16, conv_algorithm="split")
+
+
+@pytest.mark.parametrize("name", ["positional", "adm"])
+def test_a_prepared_network_denoises_as_the_network(prepared_on_device, name):
+    net = network(name)
+    prepared = prepared_on_device(net)
+    assert isinstance(prepared.plan(8, 8).plan, SplitPlan)
+    x, _, labels, _ = inputs()
+    sigma = torch.tensor([0.3, 5.0])
+    exact = copy.deepcopy(net)
+    exact.model.double()
+    c_skip, c_out, c_in, c_noise = (c.double() for c in net.coefficients(sigma.reshape(-1, 1, 1, 1)))
+    truth = c_skip * x.double() + c_out * exact.model((c_in * x), c_noise.flatten(), labels.double())
+    half = copy.deepcopy(net)
+    half.model.half()
+    output = half.model((c_in * x).half(), c_noise.flatten().half(), labels.half())
+    eager = (c_skip * x + c_out * output).float()
+    assert_as_exact_as_eager(prepared(x, sigma, labels), eager, truth, what=name)
+
+
+def test_it_samples_and_notices_new_weights(prepared_on_device):
+    """The same images in any batch, but for the modulation and attention of a library."""
+    net = network("positional")
+    prepared = prepared_on_device(net)
+    options = {"class_labels": [1, 3, 1], "num_steps": 4}
+    images = edm_fast.sample(prepared, range(3), **options)
+    expected = edm_fast.sample(net, range(3), prepare=False, **options)
+    assert relative_error(images, expected) < HALF_SAMPLES
+    for parameter in net.parameters():
+        parameter.mul_(0.5)
+    others = edm_fast.sample(prepared, range(3), **options)
+    assert relative_error(others, images) > HALF_SAMPLES
+    assert relative_error(others, edm_fast.sample(net, range(3), prepare=False, **options)) < HALF_SAMPLES
+    assert "conv 3x3" in prepared.describe()
 
 
 def test_prepare_refuses_it_where_it_cannot_run():
