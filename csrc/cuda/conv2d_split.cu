@@ -13,7 +13,7 @@ namespace edm_fast::cuda {
 namespace {
 
 // Of the tile in float32, in shared memory; whole packs, and rows that begin in different banks.
-constexpr int kStagedStride = kSplitSide + 4;
+constexpr int kStagedStride = kSplitSide + 8;
 constexpr int kStagedFloats = kSplitSide * kStagedStride;
 constexpr int kScratchFloats = int(moments_scratch(kSplitThreads, kSplitSide));
 constexpr size_t kSharedBytes = sizeof(uint4) * kSplitStages * kSplitStagePacks;

@@ -52,28 +52,28 @@ class SplitLoader {
         : kernel_(args.kernel),
           channels_(int(args.in_channels)),
           channel_steps_(plan.channel_steps),
-          row_stride_((args.width - args.kernel + 1) * args.in_channels) {
+          row_stride_(int((args.width - args.kernel + 1) * args.in_channels)) {
         const int row = int(threadIdx.x) / kSplitPacks, pack = int(threadIdx.x) % kSplitPacks;
         place_ = split_place(row, pack);
         x_ = static_cast<const T*>(args.x) + tile.sample * args.height * args.width * args.in_channels;
         weight_ = static_cast<const T*>(args.weight);
         const int height = int(args.height), width = int(args.width);
-        const int64_t taps = int64_t(kernel_ * kernel_) * channels_;
+        const int taps = kernel_ * kernel_ * channels_;
 #pragma unroll
         for (int i = 0; i < kSplitRowsPerThread; ++i) {
             const int in_tile = row + i * kRows;
             const unsigned pixel = unsigned(tile.first_pixel) + unsigned(in_tile);
             const int line = int(pixel / unsigned(plan.out_width));
             const int y = line - args.padding, x = int(pixel) - line * plan.out_width - args.padding;
-            pixels_[i] = (int64_t(y) * width + x) * channels_ + pack * kPack<T>;
+            pixels_[i] = (y * width + x) * channels_ + pack * kPack<T>;
             taps_[i] = pixel < unsigned(tile.end_pixel) ? taps_inside(y, x, height, width) : 0;
-            weights_[i] = (tile.first_channel + in_tile) * taps + pack * kPack<T>;
+            weights_[i] = (int(tile.first_channel) + in_tile) * taps + pack * kPack<T>;
         }
         // How many of the thread's rows have an output channel.
         weight_rows_ = (tile.channels - row + kRows - 1) / kRows;
         tap_ = first_step / channel_steps_;
         tap_column_ = kernel_ == 1 ? 0 : tap_ % 3;
-        tap_offset_ = (int64_t(kernel_ == 1 ? 0 : tap_ / 3) * width + tap_column_) * channels_;
+        tap_offset_ = ((kernel_ == 1 ? 0 : tap_ / 3) * width + tap_column_) * channels_;
         channel_ = (first_step - tap_ * channel_steps_) * kSplitSide;
         first_channel_ = pack * kPack<T>;
     }
@@ -81,15 +81,16 @@ class SplitLoader {
     // Starts the copies of a step into a stage, and goes to the next.
     __device__ __forceinline__ void load(uint4* stage) {
         const bool has_channels = channel_ + first_channel_ < channels_;
-        const int64_t of_x = tap_offset_ + channel_, of_weight = int64_t(tap_) * channels_ + channel_;
+        const int of_x = tap_offset_ + channel_, of_weight = tap_ * channels_ + channel_;
         uint4* const here = stage + place_;
 #pragma unroll
         for (int i = 0; i < kSplitRowsPerThread; ++i) {
             const bool has_pixel = has_channels && (taps_[i] >> tap_ & 1u) != 0;
-            copy_async_or_zero(here + i * kRows * kSplitPacks, x_ + (has_pixel ? pixels_[i] + of_x : 0), has_pixel);
+            copy_async_or_zero(here + i * kRows * kSplitPacks, x_ + (has_pixel ? unsigned(pixels_[i] + of_x) : 0u),
+                               has_pixel);
             const bool has_weight = has_channels && i < weight_rows_;
             copy_async_or_zero(here + (kSplitSide + i * kRows) * kSplitPacks,
-                               weight_ + (has_weight ? weights_[i] + of_weight : 0), has_weight);
+                               weight_ + (has_weight ? unsigned(weights_[i] + of_weight) : 0u), has_weight);
         }
         channel_ += kSplitSide;
         if (channel_ < channel_steps_ * kSplitSide) return;
@@ -103,14 +104,15 @@ class SplitLoader {
   private:
     const T *x_, *weight_;  // of the sample; of all
     int kernel_, channels_, channel_steps_;
-    int64_t row_stride_;  // from the last tap of a row to the first of the next
+    int row_stride_;  // from the last tap of a row to the first of the next
     int place_, first_channel_, weight_rows_;
-    // Elements to the first tap of a pixel and of an output channel, and which taps lie inside of the image.
-    int64_t pixels_[kSplitRowsPerThread], weights_[kSplitRowsPerThread];
+    // Elements to the first tap of a pixel, which may lie before the image, and of an output channel; and which taps
+    // lie inside of the image.
+    int pixels_[kSplitRowsPerThread], weights_[kSplitRowsPerThread];
     uint32_t taps_[kSplitRowsPerThread];
     // The next step.
     int tap_, tap_column_, channel_;
-    int64_t tap_offset_;
+    int tap_offset_;
 };
 
 // A warp's quarter of the tile, 32 pixels by 32 channels, as the tensor cores leave it: four values for each of 2 x 4
@@ -125,22 +127,25 @@ struct SplitSums {
     template <class T>
     __device__ __forceinline__ void add(const uint4* stage) {
         const int lane = int(threadIdx.x) % kLanes;
+        // Packs k and k + 1, k even, of a row lie at split_place; all rows here have number lane % 8 among eight.
+        const uint4* const of_pixels = stage + (first_row() + lane % 16) * kSplitPacks + ((lane / 16) ^ (lane & 1));
+        const uint4* const of_channels = stage +
+                                         (kSplitSide + first_column() + lane % 8 + lane / 16 * 8) * kSplitPacks +
+                                         ((lane / 8 % 2) ^ (lane & 1));
 #pragma unroll
         for (int k = 0; k < kSplitPacks; k += 2) {
+            const int pair = k ^ (lane & 6);
             uint32_t pixels[2][4], channels[2][4];
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                load_matrices(pixels[i], stage + split_place(first_row() + 16 * i + lane % 16, k + lane / 16));
-                load_matrices(channels[i],
-                              stage + split_place(kSplitSide + first_column() + 16 * i + lane % 8 + lane / 16 * 8,
-                                                  k + lane / 8 % 2));
+                load_matrices(pixels[i], of_pixels + pair + 16 * i * kSplitPacks);
+                load_matrices(channels[i], of_channels + pair + 16 * i * kSplitPacks);
             }
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    const uint32_t (&pair)[4] = channels[j / 2];
-                    const uint32_t b[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
+                    const uint32_t b[2] = {channels[j / 2][j % 2 * 2], channels[j / 2][j % 2 * 2 + 1]};
                     multiply_add<T>(values[i][j], pixels[i], b);
                 }
             }

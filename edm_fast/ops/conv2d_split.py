@@ -28,8 +28,9 @@ TILE = 64
 # Channels of x come in packs of 16 bytes.
 PACK = 8
 _ALIGNMENT = 16
-# Of an image; the kernel counts them in 32 bits.
-_MOST_PIXELS = 2**31 - TILE
+# Elements of an image and of the weights, which the kernel counts with a tile more.
+_MOST = 2**31 - 1
+_MOST_OUT_CHANNELS = 65535 * TILE
 
 
 @overload
@@ -99,14 +100,14 @@ def conv2d_split(
     given = (x, weight, bias, residual)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
         raise ValueError("x: gradients are needed, and conv2d_split has none; use torch.no_grad()")
-    padding = weight.shape[-1] // 2 if padding is None else padding
+    if padding is None:
+        padding = weight.shape[-1] // 2 if weight.dim() == 4 else 0
     height, width = _check(x, weight, bias, residual, padding)
     if chosen == "reference":
         from edm_fast.reference.conv2d_split import conv2d_split as reference_conv2d_split
 
         return reference_conv2d_split(x, weight, bias, residual=residual, scale=scale, padding=padding, moments=moments)
-    x = _aligned(channels_last(x))
-    weight = _aligned(channels_last(weight.to(x.dtype)))
+    x, weight = channels_last(x), channels_last(weight.to(x.dtype))
     bias = None if bias is None else float_rows(bias)
     residual = None if residual is None else channels_last(residual.to(x.dtype))
     shape = (x.shape[0], weight.shape[0], height, width)
@@ -134,7 +135,7 @@ def tiles(samples: int, pixels: int, channels: int) -> int:
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or a copy whose memory begins at a multiple of 16 bytes."""
-    return tensor if torch.compiler.is_compiling() or tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def _check(
@@ -155,8 +156,10 @@ def _check(
     size = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
     if min(size) < 1:
         raise ValueError(f"x: {height}x{width} pixels are too few for a {kernel}x{kernel} weight and padding {padding}")
-    if size[0] * size[1] > _MOST_PIXELS:
-        raise ValueError(f"x: an output of {size[0]}x{size[1]} pixels; at most {_MOST_PIXELS} are taken")
+    if (height + 2 * padding + TILE) * (width + 2 * padding) * channels > _MOST:
+        raise ValueError(f"x: images of {channels}x{height}x{width}; elements are counted in 31 bits")
+    if weight.shape[0] > _MOST_OUT_CHANNELS or (weight.shape[0] + TILE) * channels * kernel**2 > _MOST:
+        raise ValueError(f"weight: shape is {tuple(weight.shape)}; elements are counted in 31 bits")
     for name, tensor, shape in (
         ("weight", weight, weight.shape),
         ("bias", bias, weight.shape[:1]),
@@ -218,6 +221,8 @@ def _run(
     arrived: torch.Tensor | None,
 ) -> None:
     _check_kernel(x, weight, bias, residual, padding, out, moments, arrived)
+    # Copies, if any, must outlive the launch.
+    x, weight = _aligned(x), _aligned(weight)
     samples, channels, height, width = x.shape
     out_channels, kernel = weight.shape[0], weight.shape[-1]
     pixels = out.shape[2] * out.shape[3]

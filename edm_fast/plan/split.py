@@ -20,7 +20,7 @@ class SplitPlan(DevicePlan):
     """Runs a graph as `DevicePlan` does, with its arguments, by `conv2d_split` in place of a library's convolutions.
 
     Biases and residuals are added where a convolution ends. There it also takes the moments that the norm behind it
-    needs, which so reads its image once, from as many blocks as it has parts.
+    needs, which so reads its image once.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class SplitPlan(DevicePlan):
         return DeviceGraph(graph, torch.zeros(graph.columns, dtype=torch.float32, device=device))
 
     def _begin(self, x: torch.Tensor) -> Values:
-        # Zeros at the start of every run, whatever became of the one before; each convolution leaves zeros.
+        # Zeros at the start of every run, whatever became of the one before. Each convolution leaves zeros, and the
+        # next begins when it has ended: kernels that begin earlier could not share them, nor the memory of parts.
         values = super()._begin(x)
         values[self._arrived] = torch.zeros([x.shape[0] * self._tiles], dtype=torch.int32, device=x.device)
         return values

@@ -36,20 +36,48 @@ def test_shapes_are_those_of_the_networks_convolutions(split, load):
     assert split.Shape(16, 16, 8, 8, 3, 1) in found
 
 
-@pytest.mark.parametrize(("factor", "drift", "words"), [(1.5, 0.0, "is off by"), (1.0, 0.01, "elements differ")])
-def test_what_is_wrong_gets_no_time(split, run, kept, monkeypatch, factor, drift, words):
-    """Far from float64, or near it and different in every run."""
-    plain, calls = edm_fast.plan.Prepared.run, []
-
-    def spoilt(self, x, rows):
-        calls.append(0)
-        return plain(self, x, rows) * (factor + drift * len(calls))
-
-    monkeypatch.setattr(edm_fast.plan.Prepared, "run", spoilt)
+def test_a_network_that_is_wrong_gets_no_time(split, run, kept, monkeypatch):
+    plain = edm_fast.plan.Prepared.run
+    monkeypatch.setattr(edm_fast.plan.Prepared, "run", lambda self, x, rows: plain(self, x, rows) * 1.5)
     assert not split._attempt(run, "ddpmpp:2", "network", lambda: split.measure_network(run, "ddpmpp:2"))
     entry = kept("split")["ddpmpp:2, network"]
     assert entry["match"] is False
-    assert words in entry["reason"]
+    assert "is off by" in entry["reason"]
+
+
+def test_bits_of_a_network_are_for_the_record(split, run, monkeypatch):
+    plain, calls = edm_fast.plan.Prepared.run, []
+
+    def drifting(self, x, rows):
+        calls.append(0)
+        # The third call is the repeat, the fourth that of one image.
+        return plain(self, x, rows) * (1 + {3: 0.01, 4: 0.02}.get(len(calls), 0.0))
+
+    monkeypatch.setattr(edm_fast.plan.Prepared, "run", drifting)
+    entry = split.measure_network(run, "ddpmpp:2")
+    assert entry["match"]
+    assert entry["repeats_differing"] > 0
+    assert entry["splits_differing"] > 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda out: out * 1.5, "is off by"),
+        (lambda out: out * (1 + 0.01 * out.shape[0]), "elements differ"),
+    ],
+    ids=["wrong", "depends on the batch"],
+)
+def test_a_convolution_that_is_wrong_gets_no_time(split, run, monkeypatch, spoil, words):
+    plain = split.conv2d_split
+
+    def spoilt(*given, **options):
+        out, moments = plain(*given, **options)
+        return spoil(out), moments
+
+    monkeypatch.setattr(split, "conv2d_split", spoilt)
+    with pytest.raises(split.MismatchError, match=words):
+        split.measure_shape(run, split.Shape(16, 16, 8, 8, 3, 1))
 
 
 def test_the_report_shows_what_was_measured_and_what_was_not(load, split, run, kept):

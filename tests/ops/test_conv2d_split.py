@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from guards import Guards
 from tolerance import VARIANCE, assert_as_exact_as_eager, assert_same_bits, relative_error
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edm_fast.ops import backends
 from edm_fast.ops.conv2d_split import conv2d_split, tiles
 from edm_fast.reference.conv2d_split import chunk_moments
 from edm_fast.reference.conv2d_split import conv2d_split as reference
 
+# The package has a function of the same name.
+conv2d_split_module = importlib.import_module("edm_fast.ops.conv2d_split")
 DTYPES = [torch.float16, torch.bfloat16]
 # Samples, channels in and out, height, width, kernel, padding.
 SMALL = [
@@ -180,8 +185,13 @@ def test_bad_arguments_are_named(backend, device):
     refused(ValueError, r"^residual: shape", residual=given["residual"][:, :, 1:])
     refused(ValueError, r"^padding: got -1", padding=-1)
     refused(ValueError, r"^x: 2x6 pixels are too few for a 3x3 weight", padding=0, x=given["x"][:, :, :2])
-    huge = torch.zeros([1, 1, 1, 1], dtype=torch.float16, device=device).expand(1, 16, 2**16, 2**15)
-    refused(ValueError, r"^x: an output of 65536x32768 pixels; at most 2147483584", x=huge, residual=None)
+    zero = torch.zeros([1, 1, 1, 1], dtype=torch.float16, device=device)
+    many = r"elements are counted in 31 bits"
+    refused(ValueError, rf"^x: images of 16x65536x2048; {many}", x=zero.expand(1, 16, 2**16, 2**11), residual=None)
+    wide = {"bias": None, "residual": None}
+    refused(ValueError, rf"^weight: shape is .*; {many}", weight=zero.expand(15 * 10**6, 16, 3, 3), **wide)
+    refused(ValueError, rf"^weight: shape is .*; {many}", weight=zero.expand(65535 * 64 + 1, 16, 1, 1), **wide)
+    refused(ValueError, r"^weight: shape is \(\)", weight=zero[0, 0, 0, 0])
     refused(ValueError, r"^x: shape is \(2, 16, 5\)", x=given["x"][..., 0])
     refused(ValueError, r"^x: gradients are needed", weight=given["weight"].clone().requires_grad_())
     if backend != "reference":
@@ -191,6 +201,34 @@ def test_bad_arguments_are_named(backend, device):
         refused(
             TypeError, r"^arrived: dtype is torch.int64", arrived=torch.zeros([2], dtype=torch.int64, device=device)
         )
+
+
+def test_memory_off_any_alignment_is_copied_by_the_operator_too(simt_module):
+    """Compiled code calls it without the function around it."""
+    given = inputs((1, 16, 24, 5, 6, 3, 1), torch.float16)
+    wanted = conv2d_split(given["x"], given["weight"], backend="simt")
+    shifted = {}
+    for name in ("x", "weight"):
+        memory = torch.empty(given[name].numel() + 1, dtype=torch.float16)[1:]
+        n, c, h, w = given[name].shape
+        shifted[name] = memory.view(n, h, w, c).permute(0, 3, 1, 2).copy_(given[name])
+        assert shifted[name].data_ptr() % 16
+    out = torch.full_like(wanted, torch.nan)
+    conv2d_split_module._run("simt", *shifted.values(), None, None, 1.0, 1, out, None, None)
+    assert_same_bits(out, wanted)
+
+
+def test_shapes_are_known_without_a_device():
+    """As torch.compile asks for them."""
+    with FakeTensorMode():
+        x = torch.empty([2, 16, 9, 15], dtype=torch.bfloat16, device="cuda")
+        weight = torch.empty([24, 16, 3, 3], device="cuda")
+        out, moments = conv2d_split(x, weight, moments=True)
+        assert (out.shape, out.dtype, out.device.type) == ((2, 24, 9, 15), torch.bfloat16, "cuda")
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        assert (moments.shape, moments.dtype) == ((2, 3, 24, 2), torch.float32)
+        with pytest.raises(TypeError, match="^x: dtype is torch.float32"):
+            conv2d_split(x.float(), weight)
 
 
 def test_the_cpu_has_another_op():

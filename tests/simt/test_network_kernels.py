@@ -6,6 +6,7 @@ import pytest
 import torch
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
+from edm_fast.ops.backends import kernels
 from edm_fast.ops.conv2d_split import conv2d_split
 from edm_fast.reference.conv2d_split import chunk_moments
 from edm_fast.reference.conv2d_split import conv2d_split as reference_conv2d_split
@@ -110,12 +111,14 @@ def test_both_sides_of_the_limit_of_shared_memory(in_every_order):
         assert_as_exact_as_eager(out, eager[0], exact[0])
 
 
-@pytest.mark.parametrize("channels", [24, 520], ids=["one part", "parts"])
-def test_conv2d_split(in_every_order, channels):
+@pytest.mark.parametrize(("channels", "kernel", "parts"), [(40, 1, 1), (24, 3, 3), (520, 3, 10)])
+def test_conv2d_split(in_every_order, channels, kernel, parts):
     """Also where the last block to arrive is another one, and where copies arrive at once or as late as they may."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn([1, channels, 5, 9], generator=generator).half().to(memory_format=torch.channels_last)
-    weight = torch.randn([70, channels, 3, 3], generator=generator).half() / channels**0.5
+    weight = torch.randn([70, channels, kernel, kernel], generator=generator).half() / channels**0.5
+    floats = kernels("simt").conv2d_split_partial(1, 45, channels, 70, kernel)
+    assert floats == (2 * parts * 64 * 64 if parts > 1 else 0)
     out, moments = in_every_order(lambda module: conv2d_split(x, weight, moments=True, backend="simt"))
     assert_as_exact_as_eager(out, reference_conv2d_split(x, weight), reference_conv2d_split(x.double(), weight))
     wanted = chunk_moments(out.double())

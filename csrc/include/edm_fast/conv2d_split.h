@@ -51,9 +51,9 @@ constexpr int64_t conv2d_split_steps(int64_t in_channels, int32_t kernel) {
     return kernel * kernel * conv2d_split_ceil(in_channels, kSplitTile);
 }
 
-// Into how many parts a tile's sum goes: as many as give a GPU about two blocks for each multiprocessor, which holds as
-// many, but no more than pays. Predicted, not measured: a step takes 0.2 µs and joining one more part 0.15 µs, the sum
-// of which is least at √(4/3 steps) parts.
+// Into how many parts a tile's sum goes: as many as give a large GPU about two blocks for each multiprocessor, which
+// Hopper's can hold, but no more than pays. Predicted, not measured: a step takes 0.2 µs and joining one more part 0.15
+// µs, the sum of which is least at √(4/3 steps) parts.
 constexpr int64_t conv2d_split_parts(int64_t pixels, int64_t in_channels, int64_t out_channels, int32_t kernel) {
     constexpr int64_t blocks = 256;
     const int64_t wanted = blocks / conv2d_split_tiles(pixels, out_channels);
