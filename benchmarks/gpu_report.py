@@ -155,39 +155,47 @@ def ops(entries: dict[str, Any]) -> str:
     return table(["Case", "Time", "Rate", "Share of the copy", "Quartiles", "Match", "Commit"], lines)
 
 
+def sampling_time(row: str, entry: dict[str, Any] | None) -> str:
+    """Ours, and whether that is what is wanted."""
+    target = gpu_rows.SAMPLING_TARGETS_S.get(row)
+    if entry is None or not entry["match"]:
+        return NEVER if target is None else f"{NEVER} (wanted: {time_text(target)})"
+    ours = time_text(entry["ours_s"])
+    if target is None:
+        return ours
+    return f"{ours} ({'met' if entry['ours_s'] <= target else '**missed**'}: {time_text(target)})"
+
+
 def sampling(entries: dict[str, Any]) -> str:
     lines = []
     for row in gpu_rows.SAMPLING_ROWS:
-        target = gpu_rows.SAMPLING_TARGETS_S.get(row)
         for name in gpu_rows.BASELINES:
             entry = entries.get(f"{row}, {name}")
-            times = [NEVER, NEVER if target is None else f"{NEVER} (wanted: {time_text(target)})"]
-            if entry is not None and entry["match"]:
-                ours = time_text(entry["ours_s"])
-                met = "met" if target is None or entry["ours_s"] <= target else "**missed**"
-                times = [
-                    time_text(entry["baseline_s"]),
-                    ours if target is None else f"{ours} ({met}: {time_text(target)})",
-                ]
+            theirs = time_text(entry["baseline_s"]) if entry is not None and entry["match"] else NEVER
+            times = [theirs, sampling_time(row, entry)]
             commit = "" if entry is None else entry["commit"]
             lines.append([*label(row), str(gpu_rows.SAMPLING_STEPS), name, *times, cell(entry, None), commit])
     return table(["Network", "Batch", "Steps", "Over", "Its time", "Ours", "Ratio", "Commit"], lines)
 
 
 def split(entries: dict[str, Any]) -> str:
-    networks = [f"{row}, network" for row in gpu_rows.SPLIT_ROWS]
+    wanted = [f"{row}, network" for row in gpu_rows.SPLIT_ROWS]
+    wanted += [f"{row}, sampling" for row in gpu_rows.SPLIT_ROWS if row in gpu_rows.SAMPLING_TARGETS_S]
     lines = []
-    for name in [*networks, *(name for name in entries if name not in networks)]:
+    for name in [*wanted, *(name for name in entries if name not in wanted)]:
         row, _, what = name.partition(", ")
         entry = entries.get(name)
-        if entry is None:
-            lines.append([*label(row), what, *[NEVER] * 3, "", "", ""])
-        elif not entry["match"]:
+        if entry is not None and not entry["match"]:
             lines.append([*label(row), what, *["–"] * 4, f"no: {entry['reason']}", entry["commit"]])
-        else:
-            errors = f"yes ({entry['error']:.1e} of {entry['error_bound']:g})"
-            times = [time_text(entry["baseline_s"]), time_text(entry["ours_s"])]
-            lines.append([*label(row), what, *times, cell(entry, None), quartiles(entry), errors, entry["commit"]])
+            continue
+        plain = NEVER if entry is None else time_text(entry["ours_s"])
+        ours = sampling_time(row, entry) if what == "sampling" else plain
+        if entry is None:
+            lines.append([*label(row), what, NEVER, ours, NEVER, "", "", ""])
+            continue
+        errors = f"yes ({entry['error']:.1e} of {entry['error_bound']:g})"
+        times = [time_text(entry["baseline_s"]), ours]
+        lines.append([*label(row), what, *times, cell(entry, None), quartiles(entry), errors, entry["commit"]])
     return table(["Network", "Batch", "Of", "cuDNN", "Split", "Ratio", "Quartiles", "Match", "Commit"], lines)
 
 

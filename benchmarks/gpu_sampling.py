@@ -25,7 +25,7 @@ from edm_fast.reference.samplers import edm_sampler
 
 # An image may err so much, or twice as much as the reference sampler with an eager network in the same precision.
 ERROR_BOUNDS = {"float32": 1e-3, "float32 with TF32": 1e-2, "bfloat16": 0.1}
-_OVER_EAGER = 2.0
+OVER_EAGER = 2.0
 
 # Images of a timed batch that are compared with float64.
 _COMPARED = 4
@@ -119,7 +119,7 @@ def images_of(subject: Subject, precision: str) -> dict[str, Any]:
         net = subject.net if precision == "float32" else edm_fast.prepare(subject.net, dtype=dtype)
         error = subject.error(subject.sample(net))
         eager_error = subject.error(subject.reference(subject.denoiser(dtype)))
-    bound = max(ERROR_BOUNDS[precision], _OVER_EAGER * eager_error)
+    bound = max(ERROR_BOUNDS[precision], OVER_EAGER * eager_error)
     return {"error": error, "eager_error": eager_error, "error_bound": bound, "good": error <= bound}
 
 
@@ -150,7 +150,7 @@ def describe(names: Sequence[str]) -> Iterator[str]:
         bounds = ", ".join(f"{precision} (at most {ERROR_BOUNDS[precision]:g})" for precision in PRECISIONS)
         yield (
             f"{name}: {count} images, {num_steps} steps of Heun's method with S_churn={num_steps / 10:g}, against the "
-            f"reference sampler in float64 with the same noise: {bounds}, or {_OVER_EAGER:g} × eager's error"
+            f"reference sampler in float64 with the same noise: {bounds}, or {OVER_EAGER:g} × eager's error"
         )
 
 
@@ -162,7 +162,7 @@ def measure_row(run: Run, row: str, num_steps: int = SAMPLING_STEPS) -> bool:
     prepared = edm_fast.prepare(subject.net, dtype=DTYPE)
     half = variants.cast_images(plain_network(subject.net), DTYPE, torch.channels_last)
     eager_error = subject.error(subject.reference(Denoiser(half, eager(half), DTYPE), len(subject.expected)))
-    bound = max(ERROR_BOUNDS["bfloat16"], _OVER_EAGER * eager_error)
+    bound = max(ERROR_BOUNDS["bfloat16"], OVER_EAGER * eager_error)
     good = True
     for kind in BASELINES:
         with Attempt(run, "sampling", f"{row}, {kind}", f"{row}, {kind}") as attempt:

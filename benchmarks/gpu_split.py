@@ -1,11 +1,12 @@
 """Few images on a device: convolutions whose sums are split, of `conv2d_split`, over cuDNN's in the same network.
 
-Both are checked against float64. A whole forward is timed, with modulation rows given as in sampling, and each
-convolution of the network by itself, replayed from a graph, once its bits are those of another run and of a batch.
+Both are checked against float64. Timed are a whole forward, with modulation rows given as in sampling, one image from
+its seed on, and each convolution by itself, replayed from a graph, once its bits are those of another run and a batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from gpu_bits import differing
 from gpu_cases import Source
 from gpu_floor import device_graph
 from gpu_networks import DTYPE, Attempt, Row, checked, release
-from gpu_rows import SPLIT_ROWS
+from gpu_rows import SAMPLING_STEPS, SAMPLING_TARGETS_S, SPLIT_ROWS
 from gpu_run import Run, cudnn, replayed, self_timing
+from gpu_sampling import ERROR_BOUNDS, OVER_EAGER, Subject
 from harness import paired
 from rows import parse_row
 from torch import Tensor
@@ -96,14 +98,39 @@ def measure_network(run: Run, row: str) -> dict[str, Any]:
     }
 
 
+def measure_sampling(run: Run, row: str, num_steps: int = SAMPLING_STEPS) -> dict[str, Any]:
+    """From seeds to images by Heun's method: networks by cuDNN over ours, the images of both checked."""
+    name, batch = parse_row(row)
+    with cudnn(allow_tf32=False, benchmark=False):
+        subject = Subject(run, name, batch, num_steps, 0.0)
+    half = subject.denoiser(DTYPE)
+    eager_error = subject.error(subject.reference(half, len(subject.expected)))
+    bound = max(ERROR_BOUNDS["bfloat16"], OVER_EAGER * eager_error)
+    nets = {"cuDNN": edm_fast.prepare(subject.net, dtype=DTYPE), "split": split(subject.net)}
+
+    def errors(when: str = "") -> dict[str, float]:
+        found = {what: subject.error(subject.sample(net)) for what, net in nets.items()}
+        for what, error in found.items():
+            if not error <= bound:
+                raise MismatchError(f"{what} is off by {error:.2g} of the largest value{when}; {bound:.2g} is allowed")
+        return found
+
+    before = errors()
+    turns = [self_timing(functools.partial(subject.sample, net), run.clock) for net in nets.values()]
+    result = paired(row, *turns, run.pairs)
+    errors(" after the turns")
+    checks = {"error": before["split"], "baseline_error": before["cuDNN"], "error_bound": bound, "match": True}
+    return {**asdict(result), **checks, "num_steps": num_steps}
+
+
 def measure_shape(run: Run, shape: Shape) -> dict[str, Any]:
-    """A single convolution of one sample by cuDNN over ours."""
+    """A single convolution of one sample by cuDNN over ours, both checked against float64."""
     source = Source(run.device, run.generator(run.device))
     images = source.images(_TOGETHER, shape.channels, shape.height, shape.width, DTYPE)
     x = images[:1]
     weight = source.images(shape.out_channels, shape.channels, shape.kernel, shape.kernel, DTYPE)
     weight = weight / (shape.channels * shape.kernel**2) ** 0.5
-    expected = torch.nn.functional.conv2d(x.cpu().double(), weight.cpu().double(), padding=shape.padding)
+    expected = torch.nn.functional.conv2d(x.double(), weight.double(), padding=shape.padding)
 
     # As a plan has them: zeros once for all its convolutions.
     grown = 2 * shape.padding - shape.kernel + 1
@@ -118,12 +145,12 @@ def measure_shape(run: Run, shape: Shape) -> dict[str, Any]:
         return convolve(x, weight, padding=shape.padding)
 
     with torch.inference_mode():
-        match = checked("split", ours()[0].cpu(), expected)
+        match = checked("split", ours()[0], expected)
         together = ours(images)
         wrong = differing(ours(), ours()) + differing(ours(), [part[:1] for part in together])
         if wrong:
             raise MismatchError(f"split: {wrong} elements differ in a repeat or in a batch of {_TOGETHER}")
-        checked("cuDNN", theirs().cpu(), expected)
+        checked("cuDNN", theirs(), expected)
         turns = [self_timing(replayed(call, CALLS, run.device), run.clock) for call in (theirs, ours)]
         result = paired("", *turns, run.pairs)
     times = {"baseline_s": result.baseline_s / CALLS, "ours_s": result.ours_s / CALLS}
@@ -147,6 +174,9 @@ def measure(run: Run, rows: Sequence[str] = ()) -> bool:
         for row in rows or SPLIT_ROWS:
             good &= _attempt(run, row, "network", lambda row=row: measure_network(run, row))
             release(run.device)
+            if row in SAMPLING_TARGETS_S:
+                good &= _attempt(run, row, "sampling", lambda row=row: measure_sampling(run, row))
+                release(run.device)
         for name in dict.fromkeys(parse_row(row)[0] for row in rows or SPLIT_ROWS):
             for shape in shapes(name):
                 what = shape_name(shape)
@@ -167,6 +197,9 @@ def _attempt(run: Run, row: str, name: str, figures: Callable[[], dict[str, Any]
 def describe(rows: Sequence[str]) -> Iterator[str]:
     for row in rows or SPLIT_ROWS:
         yield f"a forward of {row} by split sums over one by cuDNN; for the record, bits of a repeat and of one image"
+        if row in SAMPLING_TARGETS_S:
+            wanted = f"at most {SAMPLING_TARGETS_S[row] * 1e3:g} ms wanted"
+            yield f"sampling {row} in {SAMPLING_STEPS} steps by both, {wanted}"
     for name in dict.fromkeys(parse_row(row)[0] for row in rows or SPLIT_ROWS):
         count = len(shapes(name))
         yield f"each of {count} convolutions of {name}: bits in a batch of {_TOGETHER}; {CALLS} calls in a graph"

@@ -200,6 +200,8 @@ def _check_kernel(
         check_device("moments", moments, x.device)
         check_shape("moments", moments, moments_shape(out))
         check_same_dtype("moments", moments, torch.float32)
+        if not moments.is_contiguous():
+            raise ValueError(f"moments: strides are {tuple(moments.stride())}; it must be contiguous")
     if arrived is not None:
         check_device("arrived", arrived, x.device)
         check_same_dtype("arrived", arrived, torch.int32)

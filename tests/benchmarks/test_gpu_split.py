@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -17,15 +19,20 @@ def split(load, monkeypatch):
     return module
 
 
-def test_a_row_and_every_shape_come_to_figures(split, run, kept, capsys):
-    assert split.measure(run, ["adm:3"])
+@pytest.mark.parametrize("row", ["adm:3", "ddpmpp:1"])
+def test_a_row_and_every_shape_come_to_figures(split, run, kept, capsys, monkeypatch, row):
+    monkeypatch.setattr(split, "measure_sampling", functools.partial(split.measure_sampling, num_steps=2))
+    assert split.measure(run, [row])
     entries = kept("split")
-    assert set(entries) == {"adm:3, network", *(f"adm:1, {split.shape_name(shape)}" for shape in split.shapes("adm"))}
+    name = row.split(":")[0]
+    expected = {f"{row}, network", *(f"{name}:1, {split.shape_name(shape)}" for shape in split.shapes(name))}
+    # Where a time is wanted.
+    assert set(entries) == expected | ({"ddpmpp:1, sampling"} if row == "ddpmpp:1" else set())
     for entry in entries.values():
         assert entry["match"]
         assert 0 < entry["error"] < entry["error_bound"]
         assert entry["ratio"] == 1.0
-    assert "adm:3, network: cuDNN" in capsys.readouterr().out
+    assert f"{row}, network: cuDNN" in capsys.readouterr().out
 
 
 def test_shapes_are_those_of_the_networks_convolutions(split, load):
@@ -80,11 +87,19 @@ def test_a_convolution_that_is_wrong_gets_no_time(split, run, monkeypatch, spoil
         split.measure_shape(run, split.Shape(16, 16, 8, 8, 3, 1))
 
 
-def test_the_report_shows_what_was_measured_and_what_was_not(load, split, run, kept):
+def test_sampling_something_else_gets_no_time(split, run, monkeypatch):
+    monkeypatch.setattr(split.Subject, "sample", lambda self, net: -self.reference(self.denoiser(torch.float64)))
+    with pytest.raises(split.MismatchError, match="cuDNN is off by"):
+        split.measure_sampling(run, "ddpmpp:1", num_steps=2)
+
+
+def test_the_report_shows_what_was_measured_and_what_was_not(load, split, run, kept, monkeypatch):
     report = load("gpu_report")
-    assert "never measured" in report.split({})
+    assert "| sampling | never measured | never measured (wanted: 25.0 ms) |" in report.split({})
+    monkeypatch.setattr(split, "measure_sampling", functools.partial(split.measure_sampling, num_steps=2))
     split.measure(run, ["ddpmpp:1"])
     text = report.split(kept("split"))
+    assert "1.00 s (**missed**: 25.0 ms)" in text
     assert "3×3 1 × 16×8×8 bfloat16 to 16" in text
     assert "1.00" in text
 

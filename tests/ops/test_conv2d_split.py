@@ -216,6 +216,9 @@ def test_memory_off_any_alignment_is_copied_by_the_operator_too(simt_module):
     out = torch.full_like(wanted, torch.nan)
     conv2d_split_module._run("simt", *shifted.values(), None, None, 1.0, 1, out, None, None)
     assert_same_bits(out, wanted)
+    apart = torch.zeros([1, 1, 24, 4])[..., ::2]
+    with pytest.raises(ValueError, match=r"^moments: strides are \(96, 96, 4, 2\); it must be contiguous"):
+        conv2d_split_module._run("simt", given["x"], given["weight"], None, None, 1.0, 1, out, apart, None)
 
 
 def test_shapes_are_known_without_a_device():

@@ -19,6 +19,8 @@ namespace edm_fast {
 // Pixels and output channels of a tile, and channels of x that a step multiplies.
 inline constexpr int64_t kSplitTile = 64;
 
+// Counted in 31 bits, with a tile more: (H + 2p + 64) · (W + 2p) · I and (O + 64) · kernel² · I. O is at most 65535
+// tiles.
 struct Conv2dSplitArgs {
     int64_t samples, height, width;  // of x
     int64_t in_channels;             // a multiple of 8
