@@ -141,6 +141,11 @@ def test_it_samples_and_notices_new_weights(prepared_on_device):
     assert "conv 3x3" in prepared.describe()
 
 
+def test_prepare_refuses_it_in_float32(prepared_on_device):
+    with pytest.raises(ValueError, match=r"^conv_algorithm: got 'split' with torch.float32; .* float16 and bfloat16"):
+        prepared_on_device(network("positional"), dtype=torch.float32)
+
+
 def test_prepare_refuses_it_where_it_cannot_run():
     with pytest.raises(ValueError, match=r"^conv_algorithm: got 'split'; on the CPU it is one of auto, direct"):
         prepare(network("positional"), torch.bfloat16, conv_algorithm="split")
