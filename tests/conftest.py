@@ -16,6 +16,7 @@ from types import ModuleType
 import pybind11
 import pytest
 import torch
+from guards import Guards
 
 from edm_fast.ops import backends
 
@@ -94,6 +95,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 def device(backend: str) -> torch.device:
     """Where the tensors of the test's backend lie."""
     return torch.device("cuda", 0) if backend == "cuda" else torch.device("cpu")
+
+
+@pytest.fixture
+def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
+    """What ops allocate is poisoned and lies between guards, which are looked at in the end."""
+    guards = Guards()
+    guards.install(monkeypatch)
+    yield guards
+    guards.check()
 
 
 def cuda_usable() -> bool:

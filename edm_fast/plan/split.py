@@ -20,7 +20,8 @@ class SplitPlan(DevicePlan):
     """Runs a graph as `DevicePlan` does, with its arguments, by `conv2d_split` in place of a library's convolutions.
 
     Biases and residuals are added where a convolution ends. There it also takes the moments that the norm behind it
-    needs, which so reads its image once.
+    needs, which so reads its image once. ValueError for another dtype than float16 and bfloat16, or for a graph that
+    was not lowered with `plain_skips=True`.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from guards import Guards
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
 from edm_fast.ops import backends
@@ -19,14 +18,6 @@ SMALL = [(2, 3, 9, 9), (2, 1, 5, 8), (1, 5, 4, 6), (4, 3, 1, 1), (2, 2, 3, 2), (
 LARGE = [(3, 3, 32, 32), (2, 3, 17, 33), (1, 6, 16, 16), (40, 1, 6, 6)]
 # With the second, images are magnified and shrunk up to some hundred times, and positions lie far outside.
 SPREADS = [{}, {"scale_std": 3.0, "aniso_std": 1.0, "translate_frac_std": 2.0}]
-
-
-@pytest.fixture
-def guards(monkeypatch):
-    guards = Guards()
-    guards.install(monkeypatch)
-    yield guards
-    guards.check()
 
 
 def shapes(backend):

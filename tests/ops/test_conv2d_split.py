@@ -6,7 +6,6 @@ import importlib
 
 import pytest
 import torch
-from guards import Guards
 from tolerance import VARIANCE, assert_as_exact_as_eager, assert_same_bits, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -40,14 +39,6 @@ def backend(request):
     if request.param == "simt":
         request.getfixturevalue("simt_module")
     return request.param
-
-
-@pytest.fixture
-def guards(monkeypatch):
-    guards = Guards()
-    guards.install(monkeypatch)
-    yield guards
-    guards.check()
 
 
 def draw(shape, seed, dtype=torch.float64):

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from guards import Guards
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
 from edm_fast import randn
@@ -17,14 +16,6 @@ from edm_fast.ops.randn import DOMAIN_TRAINING
 SHAPES = [(1, 1, 1, 1), (3, 3, 5, 4), (2, 5, 17, 3), (4, 7), (2, 3, 40, 30)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 EDM = LevelRule("log_normal", -1.2, 1.2, preconditioning="edm", sigma_data=0.5, weight_sigma_data=0.5)
-
-
-@pytest.fixture
-def guards(monkeypatch):
-    guards = Guards()
-    guards.install(monkeypatch)
-    yield guards
-    guards.check()
 
 
 class Case:

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from guards import Guards
 from scipy import stats
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
@@ -26,14 +25,6 @@ RULES = {
 }
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 TINY = {"model_type": "SongUNet", "model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
-
-
-@pytest.fixture
-def guards(monkeypatch):
-    guards = Guards()
-    guards.install(monkeypatch)
-    yield guards
-    guards.check()
 
 
 def images(shape, device="cpu", dtype=torch.float32):

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from guards import Guards
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
 from edm_fast.ops import backends
@@ -33,14 +32,6 @@ LARGE = [
     (2, 3, 5, 150),
 ]
 DIRECTIONS = [{"up": True}, {"down": True}]
-
-
-@pytest.fixture
-def guards(monkeypatch):
-    guards = Guards()
-    guards.install(monkeypatch)
-    yield guards
-    guards.check()
 
 
 def images(shape, dtype=torch.float32, seed=0):

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from guards import Guards
 from tolerance import VARIANCE, assert_as_exact_as_eager, assert_same_bits, relative_error
 
 from edm_fast.ops import backends
@@ -16,14 +15,6 @@ from edm_fast.reference.residual import residual as reference
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SMALL = [(1, 1, 1, 1), (3, 3, 3, 5), (2, 17, 8, 8), (1, 24, 17, 3)]
 LARGE = [(2, 40, 20, 12), (1, 64, 8, 8), (1, 256, 20, 12), (257, 4, 3, 5)]
-
-
-@pytest.fixture
-def guards(monkeypatch):
-    guards = Guards()
-    guards.install(monkeypatch)
-    yield guards
-    guards.check()
 
 
 def draw(shape, dtype, seed):
