@@ -213,10 +213,11 @@ def test_memory_off_any_alignment_is_copied_by_the_operator_too(simt_module):
 
 
 def test_shapes_are_known_without_a_device():
-    """As torch.compile asks for them."""
+    """As torch.compile asks for them. A PyTorch without CUDA makes no tensor contiguous, so these are."""
+    dense = {"device": "cuda", "memory_format": torch.channels_last}
     with FakeTensorMode():
-        x = torch.empty([2, 16, 9, 15], dtype=torch.bfloat16, device="cuda")
-        weight = torch.empty([24, 16, 3, 3], device="cuda")
+        x = torch.empty([2, 16, 9, 15], dtype=torch.bfloat16, **dense)
+        weight = torch.empty([24, 16, 3, 3], **dense)
         out, moments = conv2d_split(x, weight, moments=True)
         assert (out.shape, out.dtype, out.device.type) == ((2, 24, 9, 15), torch.bfloat16, "cuda")
         assert out.is_contiguous(memory_format=torch.channels_last)
