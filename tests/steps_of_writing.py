@@ -10,6 +10,7 @@ import functools
 import io
 import itertools
 import os
+import pathlib
 import signal
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -46,8 +47,13 @@ def die(number: int, of: Collection[str] = STEPS, halfway: bool = False) -> None
 
 def _take(step: Callable[..., Any]) -> None:
     """Have `step` stand in for every step; it gets the name and the function before the arguments."""
+    # Python 3.10's paths keep functions of their own.
+    holders = [os, *filter(None, [getattr(pathlib, "_NormalAccessor", None)])]
     for name in STEPS:
-        setattr(os, name, functools.partial(step, name, getattr(os, name)))
+        real = getattr(os, name)
+        for holder in holders:
+            if getattr(holder, name, None) is real:
+                setattr(holder, name, functools.partial(step, name, real))
     os.fdopen = _fdopen  # type: ignore[assignment]
 
 

@@ -162,7 +162,8 @@ def _forward(
         torch.ops.edm_fast.group_norm_silu_(*inputs, *settings, moments, *outputs)
     else:
         _run(backend, inputs, settings, moments, outputs)
-    return tuple(image for image in outputs[:3] if image is not None)
+    # By name: PyTorch 2.8 compiles no slice of a named tuple.
+    return tuple(image for image in (outputs.out, outputs.plain, outputs.sum) if image is not None)
 
 
 def _images_like(x: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -53,6 +54,12 @@ def stream_key(seed: int, position: int) -> int:
 def training_augmentation(p: float) -> AugmentPipe:
     """EDM's choice of augmentations; flips are not left to chance."""
     return AugmentPipe(p=p, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)
+
+
+def _buffers_stay() -> dict[str, Any]:
+    """DistributedDataParallel's option not to send buffers before each forward; PyTorch 2.13 renamed it."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 class _NetworkOutput(nn.Module):
@@ -110,7 +117,7 @@ class Trainer:
         self.parallel: DistributedDataParallel | None = None
         if world.size > 1:
             devices = [world.device] if world.device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(_NetworkOutput(self.net), devices, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(_NetworkOutput(self.net), devices, **_buffers_stay())
         self._order: tuple[int, Tensor] | None = None
 
     def close(self) -> None:

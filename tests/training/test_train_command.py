@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -146,6 +147,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert sum(row[1] for row in records[1]["loss_by_sigma"]) == 64
 
 
+@pytest.mark.filterwarnings("error:.*_buffers")
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_holds_the_group_of_processes_when_it_is_destroyed(fails, monkeypatch, tmp_path):
     """Else torch destroys it later, holding the interpreter's lock, and one run in twenty never ended."""
@@ -165,6 +167,7 @@ def test_nothing_holds_the_group_of_processes_when_it_is_destroyed(fails, monkey
     monkeypatch.setattr(command, "world_of_torchrun", world_of_one_process)
     made, plain = [], DistributedDataParallel.__init__
 
+    @functools.wraps(plain)
     def noted(self, *given, **options):
         made.append(True)
         plain(self, *given, **options)
