@@ -15,7 +15,7 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of edm_fast; call them through edm_fast.ops.";
     m.attr("version") = EDM_FAST_VERSION;
     m.attr("compiler") = __VERSION__;
-#if defined(_OPENMP)
+#if defined(_OPENMP) || defined(EDM_FAST_LIBGOMP)
     m.attr("openmp") = true;
 #else
     m.attr("openmp") = false;

@@ -25,8 +25,8 @@ struct Head {
 template <int... kLane>
 EDM_FAST_INLINE Vec every_third(Vec first, Vec second, Vec third, std::integer_sequence<int, kLane...>) {
     // Lane i is element 3i of the run that starts with `first` and `second`; `third` ends with the run's last element.
-    const Vec low = __builtin_shufflevector(first, second, (3 * kLane < 2 * kLanes ? 3 * kLane : 0)...);
-    return __builtin_shufflevector(low, third, (3 * kLane < 2 * kLanes ? kLane : 3 * kLane - kLanes + 2)...);
+    const Vec low = shuffle<(3 * kLane < 2 * kLanes ? 3 * kLane : 0)...>(first, second);
+    return shuffle<(3 * kLane < 2 * kLanes ? kLane : 3 * kLane - kLanes + 2)...>(low, third);
 }
 
 // to[i] = scale · from[i · stride] for i < count, then zeros up to a whole vector.
@@ -89,8 +89,8 @@ static void pack_panels(const Head<T>& head, int64_t tokens, int64_t channels, i
 template <int kStep, int... kLane>
 EDM_FAST_INLINE void exchange(Vec* low, Vec* high, std::integer_sequence<int, kLane...>) {
     const Vec a = *low, b = *high;
-    *low = __builtin_shufflevector(a, b, (kLane & kStep ? kLanes + kLane - kStep : kLane)...);
-    *high = __builtin_shufflevector(a, b, (kLane & kStep ? kLanes + kLane : kLane + kStep)...);
+    *low = shuffle<(kLane & kStep ? kLanes + kLane - kStep : kLane)...>(a, b);
+    *high = shuffle<(kLane & kStep ? kLanes + kLane : kLane + kStep)...>(a, b);
 }
 
 template <int kStep>

@@ -4,8 +4,10 @@
 #include <iterator>
 #include <stdexcept>
 
-#if defined(EDM_FAST_TILES)
+#if defined(EDM_FAST_X86_VARIANTS)
 #include <cpuid.h>
+#endif
+#if defined(EDM_FAST_TILES)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -33,6 +35,12 @@ constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16", "
 constexpr Isa kWidestFirst[] = {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kBaseline};
 
 #if defined(EDM_FAST_X86_VARIANTS)
+// Conversions between float16 and float32. Not every compiler's __builtin_cpu_supports knows them.
+bool converts_halves() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+
 // Tiles need the processor, the system's context switches, and a request of the process to Linux.
 bool tiles_allowed() {
 #if defined(EDM_FAST_TILES)
@@ -57,7 +65,7 @@ bool has(Isa isa) {
         case Isa::kBaseline:
             return true;
         case Isa::kAvx2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_halves();
         case Isa::kAvx512:
             return has(Isa::kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -2,11 +2,8 @@
 
 #include <atomic>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "parallel.h"
+#include "region.h"
 
 namespace edm_fast::cpu {
 
@@ -18,7 +15,7 @@ std::atomic<bool> in_child{false};
 // of the child out of the dead pool, also those of PyTorch, which shares the library.
 void enter_child() {
     in_child.store(true);
-#if defined(_OPENMP)
+#if defined(EDM_FAST_THREADS)
     omp_set_num_threads(1);
 #endif
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "independent.h"
 #include "moments.h"
 #include "network_ops.h"
 #include "resample.h"
@@ -114,7 +115,7 @@ void solve_channels(const GroupNormSiluArgs& args, int64_t sample, int64_t first
     const float* pre_bias = kPreBias ? args.pre_bias + sample * args.pre_bias_stride : nullptr;
     const float* scale = kModulated ? args.scale + sample * args.modulation_stride : nullptr;
     const float* shift = kModulated ? args.shift + sample * args.modulation_stride : nullptr;
-#pragma GCC ivdep
+    EDM_FAST_INDEPENDENT
     for (int64_t c = first; c < last; ++c) {
         const double modulation = kModulated ? 1.0 + double(scale[c]) : 1.0;
         const double slope = rstd[c] * double(args.weight[c]) * modulation;

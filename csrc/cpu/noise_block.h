@@ -8,6 +8,7 @@
 #include "edm_fast/image_view.h"
 #include "edm_fast/normal.h"
 #include "image_io.h"
+#include "independent.h"
 #include "simd.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
@@ -93,7 +94,7 @@ static inline void normals(uint64_t seed, uint32_t draw, uint32_t domain, int64_
         alignas(64) uint32_t words[4][kNoiseBlocks];
         alignas(64) float lanes[4][kNoiseBlocks];
         noise_block_words(seed, uint64_t(first + start) / 4, draw, domain, words);
-#pragma GCC ivdep
+        EDM_FAST_INDEPENDENT
         for (int64_t i = 0; i < kNoiseBlocks; ++i) {
             const Normals block = normals_from_words({words[0][i], words[1][i], words[2][i], words[3][i]});
             lanes[0][i] = block.x;

@@ -1,8 +1,10 @@
-// Threads for the CPU kernels: an OpenMP loop whose results cannot depend on the number of threads, since every index
-// is computed alone.
+// Threads for the CPU kernels: a loop whose results cannot depend on the number of threads, since every index is
+// computed alone.
 #pragma once
 
 #include <cstdint>
+
+#include "region.h"
 
 namespace edm_fast::cpu {
 
@@ -19,8 +21,10 @@ static void parallel_for(int64_t count, int threads, const Body& body) {
         for (int64_t i = 0; i < count; ++i) body(i);
         return;
     }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < count; ++i) body(i);
+    region(threads, [&](int rank, int size) {
+        const int64_t end = count * (rank + 1) / size;
+        for (int64_t i = count * rank / size; i < end; ++i) body(i);
+    });
 }
 
 }  // namespace EDM_FAST_ISA

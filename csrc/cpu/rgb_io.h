@@ -6,6 +6,7 @@
 
 #include "edm_fast/image_view.h"
 #include "image_io.h"
+#include "independent.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
@@ -22,7 +23,7 @@ static inline bool is_interleaved_rgb(const ImageView& view) {
 template <class Element, int64_t kRun>
 static void load_rgb(const ImageView& view, int64_t sample, int64_t first, int64_t count, float (&out)[3][kRun]) {
     const Element* base = static_cast<const Element*>(view.data) + sample * view.sample_stride + 3 * first;
-#pragma GCC ivdep
+    EDM_FAST_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
         out[0][i] = float(to_float(base[3 * i]));
         out[1][i] = float(to_float(base[3 * i + 1]));
@@ -33,7 +34,7 @@ static void load_rgb(const ImageView& view, int64_t sample, int64_t first, int64
 template <class Element, int64_t kRun>
 static void store_rgb(const ImageView& view, int64_t sample, int64_t first, int64_t count, const float (&in)[3][kRun]) {
     Element* base = static_cast<Element*>(view.data) + sample * view.sample_stride + 3 * first;
-#pragma GCC ivdep
+    EDM_FAST_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
         base[3 * i] = Store<Element>::from(in[0][i]);
         base[3 * i + 1] = Store<Element>::from(in[1][i]);

@@ -38,6 +38,16 @@ EDM_FAST_INLINE Vec splat(float value) {
 #endif
 }
 
+// Lane i is that of index kFrom[i] among the lanes of a, and then those of b.
+template <int... kFrom>
+EDM_FAST_INLINE Vec shuffle(Vec a, Vec b) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, kFrom...);
+#else
+    return __builtin_shuffle(a, b, VecInt{kFrom...});
+#endif
+}
+
 // a · b + c, in one rounding where the instruction set has it.
 EDM_FAST_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

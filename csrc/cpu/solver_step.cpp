@@ -9,6 +9,7 @@
 
 #include "edm_fast/philox.h"
 #include "image_io.h"
+#include "independent.h"
 #include "noise_block.h"
 #include "parallel.h"
 
@@ -40,7 +41,7 @@ static void evaluate_terms(const LinearForm<State>& form, int64_t count, State* 
         factor[t] = form.factor[t];
         term[t] = form.term[t];
     }
-#pragma GCC ivdep
+    EDM_FAST_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
         State sum = factor[0] * term[0][i];
 #pragma GCC unroll 8

@@ -5,10 +5,7 @@
 #include <cstdint>
 
 #include "parallel.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "region.h"
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
@@ -21,9 +18,7 @@ struct Team {
 
     // Every thread of the team must call it.
     void barrier() const {
-        if (size > 1) {
-#pragma omp barrier
-        }
+        if (size > 1) region_barrier();
     }
 
     // This thread's share of [0, count): consecutive, in units of `unit` (the last may be cut short).
@@ -38,14 +33,11 @@ struct Team {
 // Calls body(team) on each of up to `threads` threads.
 template <class Body>
 static void run_team(int threads, const Body& body) {
-#if defined(_OPENMP)
     if (threads > 1 && threads_survive()) {
-#pragma omp parallel num_threads(threads)
-        body(Team{omp_get_thread_num(), omp_get_num_threads()});
-        return;
+        region(threads, [&](int rank, int size) { body(Team{rank, size}); });
+    } else {
+        body(Team{});
     }
-#endif
-    body(Team{});
 }
 
 }  // namespace edm_fast::cpu::EDM_FAST_ISA
