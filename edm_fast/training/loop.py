@@ -57,7 +57,7 @@ def training_augmentation(p: float) -> AugmentPipe:
 
 
 def _buffers_stay() -> dict[str, Any]:
-    """DistributedDataParallel's option not to send buffers before each forward; PyTorch 2.13 renamed it."""
+    """DistributedDataParallel's option not to send buffers before each forward, which newer PyTorch renamed."""
     known = inspect.signature(DistributedDataParallel).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
