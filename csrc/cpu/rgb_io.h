@@ -10,16 +10,6 @@
 
 namespace edm_fast::cpu::EDM_FAST_ISA {
 
-// How many planes a sample is taken as. By shape and not by layout, so that sums have one order; noise comes four
-// elements at a time, so planes start at a multiple of four.
-static inline int64_t planes_of(int64_t channels, int64_t pixels) {
-    return channels == 3 && pixels % 4 == 0 ? 3 : 1;
-}
-
-static inline bool is_interleaved_rgb(const ImageView& view) {
-    return view.data != nullptr && view.pixel_stride == 3 && view.channel_stride == 1;
-}
-
 template <class Element, int64_t kRun>
 static void load_rgb(const ImageView& view, int64_t sample, int64_t first, int64_t count, float (&out)[3][kRun]) {
     const Element* base = static_cast<const Element*>(view.data) + sample * view.sample_stride + 3 * first;

@@ -1,37 +1,43 @@
-// A block takes a whole sample, so that its sum has one order. Making the noise again bounds it.
+// A block takes a whole sample, so that its sum has one order, which only the image's shape sets; from four elements on
+// it is in double. Making the noise again bounds it.
 #include "edm_fast/denoising_loss.h"
 #include "image_io.cuh"
 #include "launch.cuh"
 #include "reduce.cuh"
+#include "rgb_io.cuh"
 #include "simt.h"
 
 namespace edm_fast::cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
+// Of RGB images two tiles.
+constexpr int kThreads = 192;
+// Of shared memory, a double for each warp: a multiple of 16 bytes.
+constexpr int kSumFloats = kThreads / kLanes * 2;
 
-// e = D - y of a quad; elements past the end are 0.
-__device__ __forceinline__ void denoising_error(const DenoisingLossArgs& args, int64_t sample, int64_t element,
-                                                const QuadPlace& place, float (&e)[kQuad]) {
+// e = D - y of a quad, by all threads of a block together; elements past the end are 0.
+template <int kPlanes>
+__device__ __forceinline__ void denoising_error(const DenoisingLossArgs& args, int64_t sample, const QuadPlace& place,
+                                                float* tiles, float (&e)[kQuad]) {
     const float* row = args.rows + sample * kLevelSize;
     const bool reads_noise = noise_is_readable(args, sample);
     const float of_image = row[kImageFactor], of_output = row[kOutputFactor];
     // What is read is σ n.
     const float of_noise = reads_noise ? row[kNoiseFactor] / row[kSigma] : row[kNoiseFactor];
     float y[kQuad] = {}, n[kQuad] = {}, output[kQuad] = {};
-    load_quad(args.images, sample, place, y);
-    load_quad(args.model_output, sample, place, output);
+    read_quad<kPlanes>(args.images, sample, place, tiles, y);
+    read_quad<kPlanes>(args.model_output, sample, place, tiles, output);
     if (args.noise.data != nullptr) {
         load_quad(args.noise, sample, place, n);
     } else if (reads_noise) {
-        load_quad(args.net_input, sample, place, n);
+        read_quad<kPlanes>(args.net_input, sample, place, tiles, n);
         const NoiseReader scaled_noise(row[kInputScale]);
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) n[i] = scaled_noise(n[i], y[i]);
     } else {
         const Normals normals =
-            normal_block(uint64_t(args.seeds[sample]), uint64_t(element) / kQuad, args.draw, kDomainTraining);
+            normal_block(uint64_t(args.seeds[sample]), uint64_t(place.first) / kQuad, args.draw, kDomainTraining);
         n[0] = normals.x, n[1] = normals.y, n[2] = normals.z, n[3] = normals.w;
     }
 #pragma unroll
@@ -40,17 +46,20 @@ __device__ __forceinline__ void denoising_error(const DenoisingLossArgs& args, i
     }
 }
 
-__global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossArgs args) {
-    float* const sums = simt::dynamic_shared<float>();
-    const int64_t elements = args.channels * args.pixels;
+template <int kPlanes>
+__global__ void __launch_bounds__(kThreads, 4) denoising_loss_kernel(DenoisingLossArgs args) {
+    using Steps = QuadSteps<kPlanes, kThreads>;
+    double* const sums = simt::dynamic_shared<double>();
+    float* const tiles = simt::dynamic_shared<float>() + kSumFloats;
     const int64_t sample = blockIdx.x;
     const float weight = args.rows[sample * kLevelSize + kWeight];
     const float steepness = 2.0f * weight * args.rows[sample * kLevelSize + kOutputFactor];
-    float sum = 0.0f;
-    for (int64_t element = int64_t(threadIdx.x) * kQuad; element < elements; element += int64_t(kThreads) * kQuad) {
-        const QuadPlace place = quad_place(element, elements, args.pixels);
+    double sum = 0.0;
+    const int64_t end = Steps::end(args.channels, args.pixels);
+    for (int64_t step = Steps::begin(0); step < end; step += Steps::kElements) {
+        const QuadPlace place = Steps::place(step, args.channels, args.pixels);
         float e[kQuad], slope[kQuad];
-        denoising_error(args, sample, element, place, e);
+        denoising_error<kPlanes>(args, sample, place, tiles, e);
         float quad = 0.0f;
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) {
@@ -59,18 +68,18 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossA
             quad += e[i];
             e[i] *= weight;
         }
-        sum += quad;
-        if (args.error.data != nullptr) store_quad(args.error, sample, place, e);
-        if (args.slope.data != nullptr) store_quad(args.slope, sample, place, slope);
+        sum += double(quad);
+        if (args.error.data != nullptr) write_quad<kPlanes>(args.error, sample, place, tiles, e);
+        if (args.slope.data != nullptr) write_quad<kPlanes>(args.slope, sample, place, tiles, slope);
     }
     if (args.loss == nullptr) return;
     sum = warp_sum(sum);
     if (threadIdx.x % kLanes == 0) sums[threadIdx.x / kLanes] = sum;
     __syncthreads();
     if (threadIdx.x == 0) {
-        float total = 0.0f;
+        double total = 0.0;
         for (int i = 0; i < kThreads / kLanes; ++i) total += sums[i];
-        args.loss[sample] = weight * total;
+        args.loss[sample] = float(double(weight) * total);
     }
 }
 
@@ -79,8 +88,13 @@ __global__ void __launch_bounds__(kThreads) denoising_loss_kernel(DenoisingLossA
 void denoising_loss(const DenoisingLossArgs& args, int device, void* stream) {
     if (args.samples == 0) return;
     DeviceGuard guard(device);
-    EDM_FAST_LAUNCH(denoising_loss_kernel, dim3(grid_size(args.samples, 1)), dim3(kThreads),
-                    kThreads / kLanes * sizeof(float), stream, args);
+    const auto launch_with = [&]<int kPlanes>() {
+        using Steps = QuadSteps<kPlanes, kThreads>;
+        EDM_FAST_LAUNCH(denoising_loss_kernel<kPlanes>, dim3(grid_size(args.samples, 1)), dim3(kThreads),
+                        (kSumFloats + Steps::kTileFloats) * sizeof(float), stream, args);
+    };
+    if (planes_of(args.channels, args.pixels) == kRgb) return launch_with.template operator()<kRgb>();
+    launch_with.template operator()<1>();
 }
 
 }  // namespace edm_fast::cuda

@@ -128,4 +128,82 @@ __device__ __forceinline__ void gather(const Fir& fir, int64_t out_pixel, float 
     gather(fir, int(out_y), int(out_pixel - out_y * fir.out_width), sum, load);
 }
 
+// load(pixel), or zeros for a pixel outside the image.
+template <class Load>
+__device__ __forceinline__ uint4 load_inside(const Fir& fir, int y, int x, const Load& load) {
+    const bool inside = unsigned(y) < unsigned(fir.height) && unsigned(x) < unsigned(fir.width);
+    return inside ? load(int64_t(y) * fir.width + x) : make_uint4(0, 0, 0, 0);
+}
+
+// Upwards by kTaps, the four outputs of a block that begins where row + padding and column + padding are even have the
+// same kTaps/2 by kTaps/2 inputs. How many such blocks have any of `extent` outputs of a row or column:
+EDM_FAST_HOST_DEVICE int up_blocks(const Fir& fir, int extent) {
+    return (fir.padding + extent - 1) / 2 - fir.padding / 2 + 1;
+}
+
+// For each output of the block, emit(row, column, packed sum): what gather has for load(pixel), a pack.
+template <class T, int kTaps, class Load, class Emit>
+__device__ __forceinline__ void gather_four(const Fir& fir, int block_y, int block_x, const Load& load,
+                                            const Emit& emit) {
+    constexpr int kSide = kTaps / 2;
+    const int y_first = block_y + fir.padding / 2, x_first = block_x + fir.padding / 2;
+    uint4 raw[kSide][kSide];
+#pragma unroll
+    for (int a = 0; a < kSide; ++a) {
+#pragma unroll
+        for (int b = 0; b < kSide; ++b) raw[a][b] = load_inside(fir, y_first - a, x_first - b, load);
+    }
+#pragma unroll
+    for (int odd = 0; odd < 4; ++odd) {
+        const int y_odd = odd / 2, x_odd = odd % 2;
+        const int out_y = 2 * y_first + y_odd - fir.padding, out_x = 2 * x_first + x_odd - fir.padding;
+        if (unsigned(out_y) >= unsigned(fir.out_height) || unsigned(out_x) >= unsigned(fir.out_width)) continue;
+        float sum[kPack<T>] = {};
+#pragma unroll
+        for (int a = 0; a < kSide; ++a) {
+#pragma unroll
+            for (int b = 0; b < kSide; ++b) {
+                const float weight = fir.tap[2 * a + y_odd] * fir.tap[2 * b + x_odd];
+                float values[kPack<T>];
+                unpack<T>(raw[a][b], values);
+#pragma unroll
+                for (int i = 0; i < kPack<T>; ++i) sum[i] += weight * values[i];
+            }
+        }
+        emit(out_y, out_x, pack<T>(sum));
+    }
+}
+
+// Downwards by kTaps, kOutputs outputs of a column from (out_y, out_x) on, of which neighbours share kTaps - 2 rows.
+// emit(row, packed sum) for those that there are, as above.
+template <class T, int kTaps, int kOutputs, class Load, class Emit>
+__device__ __forceinline__ void gather_column(const Fir& fir, int out_y, int out_x, const Load& load,
+                                              const Emit& emit) {
+    const int y_first = 2 * out_y - fir.padding, x_first = 2 * out_x - fir.padding;
+    float sum[kOutputs][kPack<T>] = {};
+#pragma unroll
+    for (int row = 0; row < 2 * (kOutputs - 1) + kTaps; ++row) {
+        uint4 raw[kTaps];
+#pragma unroll
+        for (int b = 0; b < kTaps; ++b) raw[b] = load_inside(fir, y_first + row, x_first + b, load);
+#pragma unroll
+        for (int b = 0; b < kTaps; ++b) {
+            float values[kPack<T>];
+            unpack<T>(raw[b], values);
+#pragma unroll
+            for (int output = 0; output < kOutputs; ++output) {
+                const int a = row - 2 * output;
+                if (a < 0 || a >= kTaps) continue;
+                const float weight = fir.tap[a] * fir.tap[b];
+#pragma unroll
+                for (int i = 0; i < kPack<T>; ++i) sum[output][i] += weight * values[i];
+            }
+        }
+    }
+#pragma unroll
+    for (int output = 0; output < kOutputs; ++output) {
+        if (out_y + output < fir.out_height) emit(out_y + output, pack<T>(sum[output]));
+    }
+}
+
 }  // namespace edm_fast::cuda

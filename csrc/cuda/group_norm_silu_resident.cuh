@@ -259,15 +259,53 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
             to += place.rows * tiling.channels;
         }
     };
-    const auto resampled = [&](int pixel) {
-        float sum[kPack<T>];
-        gather(fir, pixel, sum,
-               [&](int64_t neighbour, float (&values)[kPack<T>]) { unpack<T>(mine[int(neighbour) * packs], values); });
-        return pack<T>(sum);
+    const auto write_up = [&]<int kTaps>(void* images) {
+        T* const to =
+            static_cast<T*>(images) + tile.sample * out_pixels * tiling.channels + tile.first_channel + place.offset;
+        const int columns = up_blocks(fir, fir.out_width), blocks = columns * up_blocks(fir, fir.out_height);
+#pragma unroll 1
+        for (int block = place.row; place.count > 0 && block < blocks; block += place.rows) {
+            const int block_y = int(unsigned(block) / unsigned(columns));
+            gather_four<T, kTaps>(
+                fir, block_y, block - block_y * columns, [&](int64_t pixel) { return mine[int(pixel) * packs]; },
+                [&](int out_y, int out_x, const uint4& raw) {
+                    const int64_t pixel = out_y * fir.out_width + out_x;
+                    store_raw<T, kAligned>(to + pixel * tiling.channels, place.count, raw);
+                });
+        }
+    };
+    const auto write_down = [&]<int kTaps>(void* images) {
+        constexpr int kOutputs = sizeof(T) == sizeof(float) ? 1 : kTaps / 2;
+        T* const to =
+            static_cast<T*>(images) + tile.sample * out_pixels * tiling.channels + tile.first_channel + place.offset;
+        const int parts = (fir.out_height + kOutputs - 1) / kOutputs * fir.out_width;
+#pragma unroll 1
+        for (int part = place.row; place.count > 0 && part < parts; part += place.rows) {
+            const int row = int(unsigned(part) / unsigned(fir.out_width)), out_x = part - row * fir.out_width;
+            gather_column<T, kTaps, kOutputs>(
+                fir, row * kOutputs, out_x, [&](int64_t pixel) { return mine[int(pixel) * packs]; },
+                [&](int out_y, const uint4& raw) {
+                    const int64_t pixel = out_y * fir.out_width + out_x;
+                    store_raw<T, kAligned>(to + pixel * tiling.channels, place.count, raw);
+                });
+        }
+    };
+    const auto write_resampled = [&](void* images) {
+        if (fir.taps == 2)
+            return fir.up ? write_up.template operator()<2>(images) : write_down.template operator()<2>(images);
+        if (fir.taps == 4)
+            return fir.up ? write_up.template operator()<4>(images) : write_down.template operator()<4>(images);
+        write(images, [&](int pixel) {
+            float sum[kPack<T>];
+            gather(fir, pixel, sum, [&](int64_t neighbour, float (&values)[kPack<T>]) {
+                unpack<T>(mine[int(neighbour) * packs], values);
+            });
+            return pack<T>(sum);
+        });
     };
     if (args.plain != nullptr) {
         if constexpr (kResampled) {
-            write(args.plain, resampled);
+            write_resampled(args.plain);
             __syncthreads();
         } else {
             write(args.plain, [&](int pixel) { return mine[pixel * packs]; });
@@ -295,7 +333,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
             mine[pixel * packs] = activated(pixel);
         }
         __syncthreads();
-        write(args.out, resampled);
+        write_resampled(args.out);
     } else {
         write(args.out, activated);
     }

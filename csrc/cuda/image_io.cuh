@@ -11,14 +11,16 @@ namespace edm_fast::cuda {
 
 constexpr int kQuad = 4;
 
-// Where the elements first … first + 3 of a sample lie, for a view of [N, C, P]. Elements past the end are not touched.
+// Where the elements first … first + 3 of a sample lie, for a view of [N, C, P]. Elements past the end are not touched;
+// with a count of 0 or less there are none.
 struct QuadPlace {
-    int64_t channel, pixel, pixels;
+    int64_t first, channel, pixel, pixels;
     int count;
 };
 
 __device__ __forceinline__ QuadPlace quad_place(int64_t first, int64_t elements, int64_t pixels) {
     QuadPlace place;
+    place.first = first;
     place.pixels = pixels;
     place.count = elements - first < kQuad ? int(elements - first) : kQuad;
     if (elements <= int64_t(0xFFFFFFFFu)) {  // a 32-bit division is several times cheaper
@@ -141,10 +143,10 @@ __device__ __forceinline__ void store_quad(const ImageView& view, int64_t sample
     }
 }
 
-// The grid of kernels in which thread (x, y) takes quads x, x + X, … of samples y, y + Y, …
-inline dim3 quad_grid(int64_t samples, int64_t elements, int threads) {
+// The grid of kernels in which block (x, y) takes steps x, x + X, … of samples y, y + Y, …
+inline dim3 quad_grid(int64_t samples, int64_t elements, int elements_of_step) {
     // In x as many are enough.
-    return dim3(grid_size(ceil_div(elements, kQuad), threads, max_grid_y), grid_size(samples, 1, max_grid_y), 1);
+    return dim3(grid_size(elements, elements_of_step, max_grid_y), grid_size(samples, 1, max_grid_y), 1);
 }
 
 }  // namespace edm_fast::cuda

@@ -32,7 +32,8 @@ void randn(const RandnArgs& args, int device, void* stream) {
     const int64_t elements = args.channels * args.pixels;
     if (args.samples == 0 || elements == 0) return;
     DeviceGuard guard(device);
-    EDM_FAST_LAUNCH(randn_kernel, quad_grid(args.samples, elements, kThreads), dim3(kThreads), 0, stream, args);
+    const dim3 grid = quad_grid(args.samples, elements, kThreads * kQuad);
+    EDM_FAST_LAUNCH(randn_kernel, grid, dim3(kThreads), 0, stream, args);
 }
 
 }  // namespace edm_fast::cuda

@@ -37,7 +37,8 @@ __device__ __forceinline__ Moments warp_joined(Moments moments) {
 }
 
 // Right in lane 0.
-__device__ __forceinline__ float warp_sum(float value) {
+template <class Number>
+__device__ __forceinline__ Number warp_sum(Number value) {
 #pragma unroll
     for (int offset = kLanes / 2; offset > 0; offset /= 2) {
         value += __shfl_down_sync(0xFFFFFFFFu, value, unsigned(offset));

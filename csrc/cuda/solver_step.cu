@@ -1,17 +1,23 @@
 // solver_step: a thread takes four consecutive elements of one sample (one Philox block) through the whole row, in
-// registers: every tensor that the row names is read once, every one that it changes is written once. Bound by bytes; a
+// registers: every tensor that the row names is read once, every one that it changes is written once. Of RGB images a
+// block has all channels, so that the network's images go by whole sectors (see rgb_io.cuh). Bound by bytes; a
 // CIFAR-10 image is 12 KiB of float64 state, so small batches are bound by the launch.
 #include "edm_fast/normal.h"
 #include "edm_fast/solver_step.h"
 #include "image_io.cuh"
 #include "launch.cuh"
+#include "rgb_io.cuh"
 #include "simt.h"
 
 namespace edm_fast::cuda {
 
 namespace {
 
-constexpr int kThreads = 128;
+// Of RGB images one tile.
+constexpr int kThreads = 96;
+// That a multiprocessor shall hold: as many as there are registers for.
+template <class State, int kPlanes>
+constexpr int kBlocks = sizeof(State) == sizeof(double) && kPlanes == 1 ? 5 : 6;
 constexpr int kDenoised = kRegisters, kNoise = kRegisters + 1;
 
 // sum = coefficient · term, or sum + coefficient · term once something has been added.
@@ -55,11 +61,11 @@ __device__ __forceinline__ bool all_finite(const State (&values)[kQuad]) {
     return finite;
 }
 
-template <class State>
+// By all threads of a block together.
+template <class State, int kPlanes>
 __device__ __forceinline__ void step_quad(const SolverStepArgs& args, int64_t index, unsigned used, int64_t sample,
-                                          int64_t element, int64_t elements) {
+                                          const QuadPlace& place, float* tiles) {
     const double* row = args.table + index * kRowSize;
-    const QuadPlace place = quad_place(element, elements, args.pixels);
     State terms[kUpdateTerms][kQuad] = {};
 
     const bool wants_denoised = (used >> kDenoised & 1u) != 0 || args.denoised.data != nullptr;
@@ -73,11 +79,11 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, int64_t in
         bool empty = true;
         add_term(row[kDenoisedFromState], terms[0], terms[kDenoised], empty);
         if (row[kDenoisedFromModel] != 0) {
-            load_quad(args.model_output, sample, place, output);
+            read_quad<kPlanes>(args.model_output, sample, place, tiles, output);
             add_term(row[kDenoisedFromModel], output, terms[kDenoised], empty);
         }
         if (row[kDenoisedFromGuide] != 0) {
-            load_quad(args.guide_output, sample, place, output);
+            read_quad<kPlanes>(args.guide_output, sample, place, tiles, output);
             add_term(row[kDenoisedFromGuide], output, terms[kDenoised], empty);
         }
         // Threads of a sample all store the same row.
@@ -87,7 +93,7 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, int64_t in
     }
     if ((used >> kNoise & 1u) != 0) {
         if (args.noise.data == nullptr && args.seeds != nullptr) {
-            const Normals normals = normal_block(uint64_t(args.seeds[sample]), uint64_t(element) / kQuad,
+            const Normals normals = normal_block(uint64_t(args.seeds[sample]), uint64_t(place.first) / kQuad,
                                                  uint32_t(row[kDraw]), kDomainSampler);
             const float z[kQuad] = {normals.x, normals.y, normals.z, normals.w};
 #pragma unroll
@@ -111,21 +117,22 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, int64_t in
             State input[kQuad];
 #pragma unroll
             for (int j = 0; j < kQuad; ++j) input[j] = scale * (empty ? terms[0][j] : updated[j]);
-            store_quad(args.net_input, sample, place, input);
+            write_quad<kPlanes>(args.net_input, sample, place, tiles, input);
         }
     }
 }
 
-template <class State>
-__global__ void __launch_bounds__(kThreads) solver_step_kernel(SolverStepArgs args) {
+template <class State, int kPlanes>
+__global__ void __launch_bounds__(kThreads, kBlocks<State, kPlanes>) solver_step_kernel(SolverStepArgs args) {
+    using Steps = QuadSteps<kPlanes, kThreads>;
+    float* const tiles = simt::dynamic_shared<float>();
     const int64_t row = args.row + (args.row_offset != nullptr ? *args.row_offset : 0);
     const unsigned used = used_terms(args.table + row * kRowSize);
-    const int64_t elements = args.channels * args.pixels;
-    const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kQuad;
-    const int64_t stride = int64_t(gridDim.x) * kThreads * kQuad;
+    const int64_t stride = int64_t(gridDim.x) * Steps::kElements, end = Steps::end(args.channels, args.pixels);
     for (int64_t sample = blockIdx.y; sample < args.samples; sample += gridDim.y) {
-        for (int64_t element = first; element < elements; element += stride) {
-            step_quad<State>(args, row, used, sample, element, elements);
+        for (int64_t step = Steps::begin(blockIdx.x); step < end; step += stride) {
+            const QuadPlace place = Steps::place(step, args.channels, args.pixels);
+            step_quad<State, kPlanes>(args, row, used, sample, place, tiles);
         }
     }
 }
@@ -133,14 +140,22 @@ __global__ void __launch_bounds__(kThreads) solver_step_kernel(SolverStepArgs ar
 }  // namespace
 
 void solver_step(const SolverStepArgs& args, int device, void* stream) {
-    const int64_t elements = args.channels * args.pixels;
-    if (args.samples == 0 || elements == 0) return;
+    if (args.samples == 0 || args.channels * args.pixels == 0) return;
     DeviceGuard guard(device);
-    const dim3 grid = quad_grid(args.samples, elements, kThreads);
+    const auto launch_with = [&]<class State, int kPlanes>() {
+        using Steps = QuadSteps<kPlanes, kThreads>;
+        const dim3 grid = quad_grid(args.samples, Steps::end(args.channels, args.pixels), Steps::kElements);
+        EDM_FAST_LAUNCH((solver_step_kernel<State, kPlanes>), grid, dim3(kThreads), Steps::kTileFloats * sizeof(float),
+                        stream, args);
+    };
+    const auto launch_on = [&]<class State>() {
+        if (planes_of(args.channels, args.pixels) == kRgb) return launch_with.template operator()<State, kRgb>();
+        launch_with.template operator()<State, 1>();
+    };
     if (args.state_dtype == kFloat64) {
-        EDM_FAST_LAUNCH(solver_step_kernel<double>, grid, dim3(kThreads), 0, stream, args);
+        launch_on.template operator()<double>();
     } else {
-        EDM_FAST_LAUNCH(solver_step_kernel<float>, grid, dim3(kThreads), 0, stream, args);
+        launch_on.template operator()<float>();
     }
 }
 

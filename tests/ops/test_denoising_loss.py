@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from rgb_layouts import EXTENTS, PLACES, interleaved
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
 from edm_fast import randn
@@ -139,6 +140,32 @@ def test_noise_is_read_from_the_networks_input(backend, device, layout, rule, gu
     for which, three in enumerate(zip(ours, results(torch.float32, None), results(torch.float64, None), strict=True)):
         for i in range(len(LEVELS)):
             assert_as_exact_as_eager(*(part[i] for part in three), gradient=which == 1, what=str(LEVELS[i]))
+
+
+@pytest.mark.parametrize("reduction", ["sample", "none"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("extents", EXTENTS, ids=str)
+def test_images_may_lie_pixel_by_pixel(backend, device, extents, dtype, reduction):
+    """The same bits of the loss and of its gradient, whether the noise is read or drawn."""
+    if backend == "reference":
+        pytest.skip("PyTorch's sums depend on the layout")
+    case = Case((3, 3, *extents), dtype, device)
+
+    def results(place, read):
+        output, y, net_input = (
+            tensor.detach() if place is None else interleaved(tensor, *place)
+            for tensor in (case.output, case.y, case.net_input)
+        )
+        output.requires_grad_()
+        options = {"net_input": net_input if read else None, "reduction": reduction, "backend": backend}
+        loss = denoising_loss(output, y, case.rows, case.seeds, 3, **options)
+        return loss.detach().contiguous(), torch.autograd.grad(loss.sum(), output)[0].contiguous()
+
+    for read in (False, True):
+        expected = results(None, read)
+        for place in PLACES:
+            for found, wanted in zip(results(place, read), expected, strict=True):
+                assert_same_bits(found, wanted)
 
 
 def test_what_is_read_has_one_rounding(backend, device):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from rgb_layouts import EXTENTS, PLACES, interleaved
 from scipy import stats
 from tolerance import assert_as_exact_as_eager, assert_same_bits
 
@@ -148,6 +149,19 @@ def test_layouts_and_dtypes_of_images_do_not_matter(backend, device):
     expected = noise_augment(y.float(), EDM, keys, backend=backend)
     for same in (y, y.contiguous(memory_format=torch.channels_last), y.double(), y.transpose(2, 3).contiguous().mT):
         assert_same_bits(noise_augment(same, EDM, keys, backend=backend).net_input, expected.net_input)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("extents", EXTENTS, ids=str)
+def test_images_may_lie_pixel_by_pixel(backend, device, extents, dtype):
+    y, keys = images((3, 3, *extents), device), seeds(3, device)
+    noise = randn((3, *extents), keys, 2, domain=DOMAIN_TRAINING, device=device)
+    expected = noise_augment(y, EDM, keys, 2, dtype=dtype, backend=backend).net_input
+    options = {"dtype": dtype, "memory_format": torch.channels_last, "backend": backend}
+    for place, given in itertools.product(PLACES, (None, noise)):
+        found = noise_augment(interleaved(y, *place), EDM, keys, 2, noise=given, **options).net_input
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert_same_bits(found.contiguous(), expected)
 
 
 def test_given_noise_takes_the_place_of_drawn_noise(backend, device):

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from rgb_layouts import EXTENTS, PLACES, assert_nothing_beside, interleaved
 from tolerance import assert_same_bits
 
 import edm_fast
@@ -160,6 +161,26 @@ def test_layouts_do_not_matter(backend, device):
             assert_same_step(
                 [part.contiguous() for part in step.run(dense_table(), 0, backend, **{name: tensor})], expected
             )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("state_dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("extents", EXTENTS, ids=str)
+def test_networks_images_may_lie_pixel_by_pixel(backend, device, extents, state_dtype, dtype):
+    """All of them, or one amid others that do not; in place, too."""
+    step = Step((3, 3, *extents), device, state_dtype=state_dtype, dtype=dtype)
+    expected = step.run(dense_table(), 0, backend)
+    names = ("model_output", "guide_output", "net_input")
+    for place in PLACES:
+        tensors = {name: interleaved(step.tensors[name], *place) for name in names}
+        for name, tensor in tensors.items():
+            assert_same_step(step.run(dense_table(), 0, backend, **{name: tensor}), expected)
+        state = [tensor.clone() for tensor in step.state]
+        given = {**step.tensors, **tensors, "net_input": tensors["model_output"]}
+        solver_step(state, dense_table().to(device), 0, backend=backend, **given)
+        written = [*state, tensors["model_output"], step.tensors["denoised"]]
+        assert_same_step([tensor.cpu().contiguous() for tensor in written], expected)
+        assert_nothing_beside(tensors["model_output"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -99,17 +99,21 @@ struct ResampleCall {
     bool same(const ResampleCall& other) const { return same_last(out, other.out); }
 };
 
+// Of the grid for a sample of 16 rows: upwards for the 32 rows of output two by two, the first and the last of them
+// alone.
+constexpr int64_t kRowsUp = 17, kRowsDown = 8;
+
 template <class T, int kDirection, int64_t kChannels>
 bool resample() {
     const int64_t samples = past_32_bits(16 * 16 * kChannels);
-    const int64_t rows = kDirection > 0 ? 32 : 8;
+    const int64_t rows = kDirection > 0 ? kRowsUp : kRowsDown;
     return last_as_alone<ResampleCall<T>>({16, 16, kChannels, kDirection}, samples, last_rows_of(samples * rows, rows));
 }
 
 // More output pixels than 2^32, of one channel each.
 bool resample_of_many_pixels() {
     const int64_t samples = past_32_bits(32 * 32);
-    return last_as_alone<ResampleCall<Half>>({16, 16, 1, 1}, samples, last_rows_of(samples * 32, 32));
+    return last_as_alone<ResampleCall<Half>>({16, 16, 1, 1}, samples, last_rows_of(samples * kRowsUp, kRowsUp));
 }
 
 struct NormShape {

@@ -162,7 +162,7 @@ void places_of_quads() {
 void grids_of_quads() {
     for (const int64_t samples : {int64_t{1}, int64_t{65535}, int64_t{65536}, int64_t{70000}, kTwo32 + 1}) {
         for (const int64_t elements : {int64_t{1}, int64_t{3 * 64 * 64}, int64_t{3} << 40}) {
-            const dim3 grid = cuda::quad_grid(samples, elements, 256);
+            const dim3 grid = cuda::quad_grid(samples, elements, 1024);
             require(grid.x == std::min<int64_t>((elements + 1023) / 1024, 65535), "x");
             require(grid.y == std::min<int64_t>(samples, 65535) && grid.z == 1, "y");
         }
@@ -208,7 +208,7 @@ void launches() {
     step.pixels = 64 * 64;
     step.state_dtype = kFloat64;
     cuda::solver_step(step, 0, nullptr);
-    only_grid(24, 65535, "solver_step");
+    only_grid(32, 65535, "solver_step");
     for (const int64_t samples : {kTwo31 - 1, kTwo32 + 1}) {
         choose(none);
         cuda::residual({samples, 1, 64, kFloat16, any, any, nullptr, 1.0f, any, 64, nullptr}, 0, nullptr);
