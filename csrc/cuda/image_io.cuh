@@ -23,7 +23,10 @@ __device__ __forceinline__ QuadPlace quad_place(int64_t first, int64_t elements,
     place.first = first;
     place.pixels = pixels;
     place.count = elements - first < kQuad ? int(elements - first) : kQuad;
-    if (elements <= int64_t(0xFFFFFFFFu)) {  // a 32-bit division is several times cheaper
+    if (first < pixels) {
+        place.channel = 0;
+        place.pixel = first;
+    } else if (elements <= int64_t(0xFFFFFFFFu)) {  // a 32-bit division is several times cheaper
         place.channel = uint32_t(first) / uint32_t(pixels);
         place.pixel = uint32_t(first) - uint32_t(place.channel) * uint32_t(pixels);
     } else {

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads) randn_kernel(RandnArgs args) {
+__global__ void __launch_bounds__(kThreads, 5) randn_kernel(RandnArgs args) {
     const int64_t elements = args.channels * args.pixels;
     const int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kQuad;
     const int64_t stride = int64_t(gridDim.x) * kThreads * kQuad;
@@ -32,8 +32,13 @@ void randn(const RandnArgs& args, int device, void* stream) {
     const int64_t elements = args.channels * args.pixels;
     if (args.samples == 0 || elements == 0) return;
     DeviceGuard guard(device);
+    RandnArgs flat = args;
+    if (args.out.pixel_stride == 1 && args.out.channel_stride == args.pixels) {
+        flat.channels = 1;
+        flat.pixels = elements;
+    }
     const dim3 grid = quad_grid(args.samples, elements, kThreads * kQuad);
-    EDM_FAST_LAUNCH(randn_kernel, grid, dim3(kThreads), 0, stream, args);
+    EDM_FAST_LAUNCH(randn_kernel, grid, dim3(kThreads), 0, stream, flat);
 }
 
 }  // namespace edm_fast::cuda

@@ -34,15 +34,23 @@ constexpr int kPhiloxRounds = 10;
 constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
 
+EDM_FAST_HOST_DEVICE uint32_t high_word_of_product(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+    return __umulhi(a, b);  // nvcc adds a zero to the high word of a 64-bit product: 20 of 95 instructions
+#else
+    return uint32_t(uint64_t(a) * b >> 32);
+#endif
+}
+
 EDM_FAST_HOST_DEVICE PhiloxWords philox4x32_10(uint32_t key0, uint32_t key1, PhiloxWords counter) {
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
     for (int round = 0; round < kPhiloxRounds; ++round) {
-        const uint64_t product0 = uint64_t(kPhiloxMultiplier0) * counter.x;
-        const uint64_t product1 = uint64_t(kPhiloxMultiplier1) * counter.z;
-        counter = {uint32_t(product1 >> 32) ^ counter.y ^ key0, uint32_t(product1),
-                   uint32_t(product0 >> 32) ^ counter.w ^ key1, uint32_t(product0)};
+        const uint32_t high0 = high_word_of_product(kPhiloxMultiplier0, counter.x);
+        const uint32_t high1 = high_word_of_product(kPhiloxMultiplier1, counter.z);
+        counter = {high1 ^ counter.y ^ key0, kPhiloxMultiplier1 * counter.z, high0 ^ counter.w ^ key1,
+                   kPhiloxMultiplier0 * counter.x};
         key0 += kPhiloxWeyl0;
         key1 += kPhiloxWeyl1;
     }
