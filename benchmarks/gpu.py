@@ -13,6 +13,7 @@
     kernels     every op at small sizes, for the sanitizers; keeps nothing
     forward     a forward of F at full size, for the sanitizers; keeps nothing [NETWORK:BATCH …]
     baseline    torch.compile's forward of F where nothing of ours runs, for a fault; keeps nothing [NETWORK:BATCH …]
+    baseline-flash    the same without cuDNN's kernels of attention
     all         from ceilings to summary; gpu.sh gives each stage a process of its own
 
 Run: python benchmarks/gpu.py STAGE [NAME …] [--dry-run]
@@ -114,9 +115,12 @@ STAGES = {
     "kernels": Stage(run_kernels, describe_kernels, no_names),
     "forward": Stage(gpu_networks.run_forward, gpu_networks.describe_forward, selected_rows),
     "baseline": Stage(gpu_networks.run_baseline, gpu_networks.describe_baseline, selected_rows),
+    "baseline-flash": Stage(
+        gpu_networks.run_baseline_without_cudnn, gpu_networks.describe_baseline_without_cudnn, selected_rows
+    ),
 }
 SUMMARY = "summary"
-WITHOUT_FIGURES = ("kernels", "forward", "baseline")
+WITHOUT_FIGURES = ("kernels", "forward", "baseline", "baseline-flash")
 ALL = (*(name for name in STAGES if name not in WITHOUT_FIGURES), SUMMARY)
 
 

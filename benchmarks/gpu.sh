@@ -13,7 +13,7 @@
 #   benchmarks/gpu.sh split          few images: convolutions by split sums over cuDNN's, in networks and by themselves
 #   benchmarks/gpu.sh diagnose ddpmpp:64       networks again, for a fault on the device: its core goes to build/gpu, where
 #                                    cuda-gdb names the kernel and the exception; then, after a fault, the baseline in a
-#                                    process where nothing of ours runs. No figure is kept
+#                                    process where nothing of ours runs, and without cuDNN's attention. No figure is kept
 #   benchmarks/gpu.sh sampling       the time from seeds to images
 #   benchmarks/gpu.sh summary        the figures so far
 #   benchmarks/gpu.sh [all]          all of them, most valuable first
@@ -73,6 +73,7 @@ diagnose() {
     if [ -n "$dry" ]; then
         python3 benchmarks/gpu.py networks "$@" --dry-run
         python3 benchmarks/gpu.py baseline "$@" --dry-run
+        python3 benchmarks/gpu.py baseline-flash "$@" --dry-run
         return
     fi
     export CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1
@@ -81,11 +82,14 @@ diagnose() {
     local status=0
     python3 benchmarks/gpu.py networks "$@" --pairs 1 --output "$folder/gpu.json" || status=$?
     if [ "$status" -ne 0 ]; then
-        if CUDA_COREDUMP_FILE="$PWD/$folder/baseline.%p.core" python3 benchmarks/gpu.py baseline "$@"; then
-            echo "the baseline alone: no fault"
-        else
-            echo "the baseline alone: failed too"
-        fi
+        local one
+        for one in baseline baseline-flash; do
+            if CUDA_COREDUMP_FILE="$PWD/$folder/$one.%p.core" python3 benchmarks/gpu.py $one "$@"; then
+                echo "the $one alone: no fault"
+            else
+                echo "the $one alone: failed too"
+            fi
+        done
     fi
     ls -l "$folder"
     for core in "$folder"/*.core; do

@@ -30,6 +30,7 @@ from gpu_run import Run, cudnn, self_timing
 from harness import Match, paired
 from rows import ERROR_BOUNDS, parse_row
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import edm_fast
 from edm_fast.bench.turns import MismatchError, relative_error
@@ -44,6 +45,7 @@ _SIGMA = 2.0
 # What `forward` and `baseline` run if nothing is named.
 _FORWARD_ROWS = ["ddpmpp:64"]
 _BASELINE_CALLS = 200
+_OTHER_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 # F as a function of (x, c_noise, class_labels).
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -290,10 +292,12 @@ def describe_forward(arguments: Sequence[str]) -> Iterator[str]:
     return (f"a forward of {row}" for row in selected_rows(list(arguments) or _FORWARD_ROWS))
 
 
-def run_baseline(run: Run, arguments: Sequence[str] = ()) -> bool:
+def run_baseline(run: Run, arguments: Sequence[str] = (), cudnn_attention: bool = True) -> bool:
     """torch.compile's forward of each row, many times, in a process where nothing of ours runs: a fault of the device
-    is then not of our making. MismatchError if the last output is not right."""
-    with cudnn(benchmark=True):
+    is then not of our making. MismatchError if the last output is not right. Without cuDNN's attention, whether it is
+    the cause shows too."""
+    attention = contextlib.nullcontext() if cudnn_attention else sdpa_kernel(_OTHER_ATTENTION)
+    with cudnn(benchmark=True), attention:
         for row in selected_rows(list(arguments) or _FORWARD_ROWS):
             alone = Row(run, row)
             with compiled(alone.half) as forward:
@@ -308,9 +312,17 @@ def run_baseline(run: Run, arguments: Sequence[str] = ()) -> bool:
     return True
 
 
+def run_baseline_without_cudnn(run: Run, arguments: Sequence[str] = ()) -> bool:
+    return run_baseline(run, arguments, cudnn_attention=False)
+
+
 def describe_baseline(arguments: Sequence[str]) -> Iterator[str]:
     rows = selected_rows(list(arguments) or _FORWARD_ROWS)
     return (f"{_BASELINE_CALLS} forwards of {row} by torch.compile, and nothing of ours" for row in rows)
+
+
+def describe_baseline_without_cudnn(arguments: Sequence[str]) -> Iterator[str]:
+    return (f"{line}, without cuDNN's attention" for line in describe_baseline(arguments))
 
 
 def measure(run: Run, arguments: Sequence[str] = ()) -> bool:

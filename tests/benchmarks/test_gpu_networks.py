@@ -127,6 +127,23 @@ def test_the_baseline_runs_where_nothing_of_ours_does(load, run, compiler, monke
         networks.run_baseline(run, ["ddpmpp:2"])
 
 
+def test_the_baseline_runs_without_cudnns_attention(load, run, compiler, monkeypatch):
+    networks = load("gpu_networks")
+    monkeypatch.setattr(networks, "_BASELINE_CALLS", 1)
+    allowed = []
+    plain = networks.compiled
+
+    def seen(half):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return plain(half)
+
+    monkeypatch.setattr(networks, "compiled", seen)
+    assert networks.run_baseline(run, ["ddpmpp:2"])
+    assert networks.run_baseline_without_cudnn(run, ["ddpmpp:2"])
+    assert allowed == [True, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_a_baseline_without_a_match_or_a_compiler_that_gives_up_leaves_the_rest(load, run, monkeypatch, kept):
     networks = load("gpu_networks")
 
