@@ -33,6 +33,7 @@ from pathlib import Path
 
 import gpu_bits
 import gpu_ceilings
+import gpu_faults
 import gpu_networks
 import gpu_ops
 import gpu_programs
@@ -113,10 +114,10 @@ STAGES = {
     "split": Stage(gpu_split.measure, gpu_split.describe, lambda rows: [parse_row(row) for row in rows]),
     "sampling": Stage(gpu_sampling.measure, gpu_sampling.describe_times, lambda rows: [parse_row(row) for row in rows]),
     "kernels": Stage(run_kernels, describe_kernels, no_names),
-    "forward": Stage(gpu_networks.run_forward, gpu_networks.describe_forward, selected_rows),
-    "baseline": Stage(gpu_networks.run_baseline, gpu_networks.describe_baseline, selected_rows),
+    "forward": Stage(gpu_faults.run_forward, gpu_faults.describe_forward, selected_rows),
+    "baseline": Stage(gpu_faults.run_baseline, gpu_faults.describe_baseline, selected_rows),
     "baseline-flash": Stage(
-        gpu_networks.run_baseline_without_cudnn, gpu_networks.describe_baseline_without_cudnn, selected_rows
+        gpu_faults.run_baseline_without_cudnn, gpu_faults.describe_baseline_without_cudnn, selected_rows
     ),
 }
 SUMMARY = "summary"

@@ -116,7 +116,7 @@ def test_stages_run_by_name_and_say_what_failed(load, monkeypatch, tmp_path, cap
 
 
 def test_a_forward_runs_for_the_sanitizers(load, run):
-    assert load("gpu_networks").run_forward(run, ["digits:1"])
+    assert load("gpu_faults").run_forward(run, ["digits:1"])
 
 
 def test_stages_and_processes_do_not_share_what_was_compiled(load, monkeypatch, tmp_path):

@@ -116,30 +116,30 @@ def test_what_the_turns_spoil_gets_no_time(load, run, compiler, monkeypatch, kep
 
 
 def test_the_baseline_runs_where_nothing_of_ours_does(load, run, compiler, monkeypatch):
-    networks = load("gpu_networks")
+    faults = load("gpu_faults")
     monkeypatch.setattr(edm_fast, "prepare", None)
-    monkeypatch.setattr(networks, "_BASELINE_CALLS", 3)
-    assert networks.run_baseline(run, ["ddpmpp:2"])
+    monkeypatch.setattr(faults, "_BASELINE_CALLS", 3)
+    assert faults.run_baseline(run, ["ddpmpp:2"])
     assert len(compiler) == 3
     assert not run.output.exists()
-    monkeypatch.setattr(networks, "expected", lambda net, x, *given: torch.full_like(x, 9.0))
-    with pytest.raises(networks.MismatchError):
-        networks.run_baseline(run, ["ddpmpp:2"])
+    monkeypatch.setattr(load("gpu_networks"), "expected", lambda net, x, *given: torch.full_like(x, 9.0))
+    with pytest.raises(load("gpu_networks").MismatchError):
+        faults.run_baseline(run, ["ddpmpp:2"])
 
 
 def test_the_baseline_runs_without_cudnns_attention(load, run, compiler, monkeypatch):
-    networks = load("gpu_networks")
-    monkeypatch.setattr(networks, "_BASELINE_CALLS", 1)
+    faults = load("gpu_faults")
+    monkeypatch.setattr(faults, "_BASELINE_CALLS", 1)
     allowed = []
-    plain = networks.compiled
+    plain = faults.compiled
 
     def seen(half):
         allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
         return plain(half)
 
-    monkeypatch.setattr(networks, "compiled", seen)
-    assert networks.run_baseline(run, ["ddpmpp:2"])
-    assert networks.run_baseline_without_cudnn(run, ["ddpmpp:2"])
+    monkeypatch.setattr(faults, "compiled", seen)
+    assert faults.run_baseline(run, ["ddpmpp:2"])
+    assert faults.run_baseline_without_cudnn(run, ["ddpmpp:2"])
     assert allowed == [True, False]
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
