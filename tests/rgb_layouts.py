@@ -7,7 +7,7 @@ import torch
 # Pixels: a part of a tile of 128, some tiles with a part of one, and a number that no four threads share.
 EXTENTS = [(2, 6), (13, 20), (3, 7)]
 # How many elements into its memory the first sample begins, and how many lie between samples.
-PLACES = [(0, 0), (0, 4), (1, 0), (0, 1), (4, 3)]
+PLACES = [(0, 0), (0, 4), (1, 0), (2, 0), (0, 1), (4, 3)]
 
 
 def interleaved(images: torch.Tensor, begin: int, between: int) -> torch.Tensor:

@@ -26,12 +26,15 @@ __device__ __forceinline__ void denoising_error(const DenoisingLossArgs& args, i
     // What is read is σ n.
     const float of_noise = reads_noise ? row[kNoiseFactor] / row[kSigma] : row[kNoiseFactor];
     float y[kQuad] = {}, n[kQuad] = {}, output[kQuad] = {};
-    read_quad<kPlanes>(args.images, sample, place, tiles, y);
-    read_quad<kPlanes>(args.model_output, sample, place, tiles, output);
+    fetch_quad<kPlanes>(args.images, sample, place, y);
+    fetch_quad<kPlanes>(args.model_output, sample, place, output);
+    if (reads_noise) fetch_quad<kPlanes>(args.net_input, sample, place, n);
+    exchange_quad<kPlanes>(args.images, sample, place, tiles, y);
+    exchange_quad<kPlanes>(args.model_output, sample, place, tiles, output);
     if (args.noise.data != nullptr) {
         load_quad(args.noise, sample, place, n);
     } else if (reads_noise) {
-        read_quad<kPlanes>(args.net_input, sample, place, tiles, n);
+        exchange_quad<kPlanes>(args.net_input, sample, place, tiles, n);
         const NoiseReader scaled_noise(row[kInputScale]);
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) n[i] = scaled_noise(n[i], y[i]);

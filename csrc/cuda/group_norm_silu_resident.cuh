@@ -56,10 +56,11 @@ inline int64_t slab_width(int64_t channels, int64_t groups, int pack, int64_t by
 }
 
 // A few packs for each thread, in blocks of which several share a multiprocessor, but for images that take one alone.
-inline int resident_threads(int columns, int64_t pixels, bool alone) {
+inline int resident_threads(int packs, int64_t pixels, bool alone) {
     const int most = alone ? kResidentThreads : kResidentThreads / 2;
-    int threads = std::max(kResidentThreads / 8, columns);
-    while (threads < most && threads * kResidentPacksPerThread < pixels * columns) threads *= 2;
+    const int lanes = kLanes / (kLanes / packs);  // that a pixel takes, with those that stay idle
+    int threads = kResidentThreads / 8;
+    while (threads < most && threads * kResidentPacksPerThread < pixels * lanes) threads *= 2;
     return threads;
 }
 
@@ -80,10 +81,10 @@ std::optional<ResidentPlan> plan_resident(const GroupNormSiluArgs& args, int64_t
         const int64_t slab = slab_width(channels, args.groups, kPack<T>, bytes);
         const int64_t packs = ceil_div(slab, kPack<T>);
         if (packs > kLanes || pixels > budget) continue;
-        const int columns = column_count(packs), threads = resident_threads(columns, pixels, budget > half);
+        const int threads = resident_threads(int(packs), pixels, budget > half);
         const int64_t shared = ResidentMemory::bytes(pixels * packs, int(packs) * kPack<T>, threads);
         if (shared > budget) continue;
-        const Tiling tiling = make_tiling(args.samples, channels, pixels, int(slab), columns, pixels);
+        const Tiling tiling = make_tiling(args.samples, channels, pixels, int(slab), int(packs), pixels);
         return ResidentPlan{tiling, threads, size_t(shared)};
     }
     return std::nullopt;
@@ -132,9 +133,15 @@ __device__ __forceinline__ void read_maps(const GroupNormSiluArgs& args, const T
 template <class T>
 __device__ __forceinline__ void sum_in_warps(float (&sums)[kPack<T>], const Place<T>& place, int columns, int width,
                                              float* scratch) {
-    for (int distance = kLanes / 2; distance >= columns; distance /= 2) {
+    for (int rows = quotient_of_lanes(kLanes, columns); rows > 1;) {
+        const int half = (rows + 1) / 2;
+        const bool has_partner = place.warp_row + half < rows;
 #pragma unroll
-        for (int i = 0; i < kPack<T>; ++i) sums[i] += __shfl_down_sync(0xFFFFFFFFu, sums[i], unsigned(distance));
+        for (int i = 0; i < kPack<T>; ++i) {
+            const float other = __shfl_down_sync(0xFFFFFFFFu, sums[i], unsigned(half * columns));
+            if (has_partner) sums[i] += other;
+        }
+        rows = half;
     }
     if (int(threadIdx.x) % kLanes < columns && place.count > 0) {
         float* const row = scratch + int(threadIdx.x) / kLanes * width + place.offset;
@@ -242,7 +249,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
     const int pixels = int(tiling.pixels), out_pixels = kResampled ? fir.out_height * fir.out_width : pixels;
     const ResidentMemory memory(simt::dynamic_shared<uint4>(), pixels * packs, packs * kPack<T>);
     const Tile tile = tile_at(tiling, first_tile + blockIdx.x);
-    const Place<T> place(tiling, tile);
+    const Place<T> place(tile, tiling.columns);
     uint4* const mine = memory.images + place.column;
     if (place.count > 0) read_resident<T, kAligned>(args, tiling, tile, place, packs, mine);
     read_maps(args, tile, memory);

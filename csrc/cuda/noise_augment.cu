@@ -28,7 +28,7 @@ __device__ __forceinline__ void make_row(const NoiseAugmentArgs& args, int64_t s
 }
 
 template <int kPlanes>
-__global__ void __launch_bounds__(kThreads, 6) noise_augment_kernel(NoiseAugmentArgs args) {
+__global__ void __launch_bounds__(kThreads, 5) noise_augment_kernel(NoiseAugmentArgs args) {
     using Steps = QuadSteps<kPlanes, kThreads>;
     float* const tiles = simt::dynamic_shared<float>();
     float* const row = tiles + Steps::kTileFloats;

@@ -38,15 +38,18 @@ struct QuadSteps {
 
     // The thread's quad. It has no elements past the end.
     __device__ __forceinline__ static QuadPlace place(int64_t step, int64_t channels, int64_t pixels) {
-        if constexpr (kPlanes == 1) return quad_place(step, channels * pixels, pixels);
-        const int warp = int(threadIdx.x) / kLanes, lane = int(threadIdx.x) % kLanes;
-        QuadPlace place;
-        place.pixels = pixels;
-        place.channel = warp % kRgb;
-        place.pixel = step + (warp / kRgb * kTilePixels + lane * kQuad);
-        place.first = place.channel * pixels + place.pixel;
-        place.count = place.pixel < pixels ? kQuad : 0;
-        return place;
+        if constexpr (kPlanes == 1) {
+            return quad_place(step, channels * pixels, pixels);
+        } else {
+            const int warp = int(threadIdx.x) / kLanes, lane = int(threadIdx.x) % kLanes;
+            QuadPlace place;
+            place.pixels = pixels;
+            place.channel = warp % kRgb;
+            place.pixel = step + (warp / kRgb * kTilePixels + lane * kQuad);
+            place.first = place.channel * pixels + place.pixel;
+            place.count = place.pixel < pixels ? kQuad : 0;
+            return place;
+        }
     }
 };
 
@@ -94,28 +97,45 @@ __device__ __forceinline__ void with_tile_pointer(const ImageView& view, int64_t
     }
 }
 
-// load_quad by all threads of a block together, with QuadSteps' shared memory.
+// load_quad by all threads of a block together, in two halves, so that several views can be on their way at once:
+// fetch_quad reads what the thread moves, exchange_quad makes it the thread's own, with QuadSteps' shared memory.
 template <int kPlanes, class Compute>
-__device__ __forceinline__ void read_quad(const ImageView& view, int64_t sample, const QuadPlace& place, float* tiles,
-                                          Compute (&out)[kQuad]) {
+__device__ __forceinline__ void fetch_quad(const ImageView& view, int64_t sample, const QuadPlace& place,
+                                           Compute (&moved)[kQuad]) {
     if constexpr (kPlanes == kRgb) {
         if (goes_by_tiles(view, sample)) {
-            const TilePart part(place, tiles);
-            float moved[kQuad];
-            __syncthreads();
-            if (part.exists) {
-                with_tile_pointer(view, sample, part.element, [&](const auto* first) { load_vector(first, moved); });
-#pragma unroll
-                for (int i = 0; i < kQuad; ++i) part.at(i) = moved[i];
-            }
-            __syncthreads();
-            if (place.count == 0) return;
-            const float4 own = part.own();
-            out[0] = Compute(own.x), out[1] = Compute(own.y), out[2] = Compute(own.z), out[3] = Compute(own.w);
+            const TilePart part(place, nullptr);
+            if (!part.exists) return;
+            with_tile_pointer(view, sample, part.element, [&](const auto* first) { load_vector(first, moved); });
             return;
         }
     }
-    load_quad(view, sample, place, out);
+    load_quad(view, sample, place, moved);
+}
+
+template <int kPlanes, class Compute>
+__device__ __forceinline__ void exchange_quad(const ImageView& view, int64_t sample, const QuadPlace& place,
+                                              float* tiles, Compute (&quad)[kQuad]) {
+    if constexpr (kPlanes == kRgb) {
+        if (!goes_by_tiles(view, sample)) return;
+        const TilePart part(place, tiles);
+        __syncthreads();
+        if (part.exists) {
+#pragma unroll
+            for (int i = 0; i < kQuad; ++i) part.at(i) = float(quad[i]);
+        }
+        __syncthreads();
+        if (place.count == 0) return;
+        const float4 own = part.own();
+        quad[0] = Compute(own.x), quad[1] = Compute(own.y), quad[2] = Compute(own.z), quad[3] = Compute(own.w);
+    }
+}
+
+template <int kPlanes, class Compute>
+__device__ __forceinline__ void read_quad(const ImageView& view, int64_t sample, const QuadPlace& place, float* tiles,
+                                          Compute (&out)[kQuad]) {
+    fetch_quad<kPlanes>(view, sample, place, out);
+    exchange_quad<kPlanes>(view, sample, place, tiles, out);
 }
 
 // store_quad likewise. A double goes to fewer bits by way of float, as Store's does.

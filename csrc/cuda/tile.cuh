@@ -67,6 +67,11 @@ __device__ __forceinline__ int64_t quotient(int64_t dividend, int64_t divisor) {
     return dividend / divisor;
 }
 
+// Of numbers up to kLanes, by two instructions: half a unit keeps the quotient off whole numbers by more than it errs.
+__device__ __forceinline__ int quotient_of_lanes(int dividend, int divisor) {
+    return int(__fdividef(float(dividend) + 0.5f, float(divisor)));
+}
+
 __device__ __forceinline__ Tile tile_at(const Tiling& tiling, int64_t index) {
     const int64_t row = quotient(index, tiling.chunks);
     Tile tile;
@@ -82,11 +87,22 @@ __device__ __forceinline__ Tile tile_at(const Tiling& tiling, int64_t index) {
 template <class T>
 struct Place {
     int column, row, rows;
-    int offset;  // of the thread's first channel in the slab
-    int count;   // of its channels; 0 or less: the thread has none
+    int offset;        // of the thread's first channel in the slab
+    int count;         // of its channels; 0 or less: the thread has none
+    int warp_row = 0;  // in its warp, of whole rows
 
     __device__ __forceinline__ Place(const Tiling& tiling, const Tile& tile)
         : Place(tiling.columns, int(blockDim.x), tile) {}
+    // Of any number of columns up to kLanes. A warp has as many whole rows as it has lanes for; other lanes have none.
+    __device__ __forceinline__ Place(const Tile& tile, int columns) {
+        const int lane = int(threadIdx.x) % kLanes, warp_rows = quotient_of_lanes(kLanes, columns);
+        warp_row = quotient_of_lanes(lane, columns);
+        column = lane - warp_row * columns;
+        row = int(threadIdx.x) / kLanes * warp_rows + warp_row;
+        rows = int(blockDim.x) / kLanes * warp_rows;
+        offset = column * kPack<T>;
+        count = warp_row < warp_rows ? min(kPack<T>, tile.channels - offset) : 0;
+    }
     // Without divisions, if both are known at compile time.
     __device__ __forceinline__ Place(int columns, int threads, const Tile& tile) {
         column = int(threadIdx.x) & (columns - 1);

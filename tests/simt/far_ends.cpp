@@ -391,6 +391,40 @@ bool solver_step() {
     return last_as_alone<StepCall<State, kState>>({3, 64 * 64}, samples, last_rows_of(samples));
 }
 
+// More pixels than a grid has blocks for; the network's input is channels-last.
+bool solver_step_of_a_large_image() {
+    constexpr int64_t tile = 128, grid = 65535, pixels = (2 * grid + 1) * tile - 4, elements = 3 * pixels;
+    const chosen::Space<float> x(elements);
+    const chosen::Space<Half> input(elements);
+    const int64_t seed = 1234567890123;
+    double table[kRowSize] = {};
+    table[kUpdate + kRegisters + 1] = 1;  // x is the noise
+    table[kNetInputScale] = 0.5;
+    table[kDraw] = 7;
+    SolverStepArgs args{};
+    args.samples = 1;
+    args.channels = 3;
+    args.pixels = pixels;
+    args.table = table;
+    args.state_dtype = kFloat32;
+    args.state[0] = {x.data(), elements, pixels, 1, kFloat32};
+    args.seeds = &seed;
+    args.net_input = {input.data(), elements, 1, 3, kFloat16};
+    choose(last_in_turn(2 * grid + 1));
+    cuda::solver_step(args, 0, nullptr);
+    for (const int64_t first : {int64_t{0}, grid * tile, 2 * grid * tile}) {
+        const int64_t count = std::min(tile, pixels - first);
+        for (int64_t channel = 0; channel < 3; ++channel) {
+            const float* const values = x.data() + channel * pixels + first;
+            if (!is_noise(values, channel * pixels + first, count, uint64_t(seed))) return false;
+            for (int64_t i = 0; i < count; ++i) {
+                if (input.data()[3 * (first + i) + channel].bits != to_half(0.5f * values[i]).bits) return false;
+            }
+        }
+    }
+    return true;
+}
+
 struct Scenario {
     const char* name;
     bool (*run)();
@@ -416,10 +450,11 @@ constexpr Scenario kScenarios[] = {
     {"randn_of_many_samples", randn_of_many_samples},
     {"randn_of_a_large_image", randn_of_a_large_image},
     {"noise_augment_of_many_samples", noise_augment_of_many_samples},
-    {"denoising_loss", far_ends::denoising_loss},
+    {"denoising_loss", far_ends::denoising_loss_of_many_samples},
     {"augment", far_ends::augment},
     {"solver_step_float64", solver_step<double, kFloat64>},
     {"solver_step_float32", solver_step<float, kFloat32>},
+    {"solver_step_of_a_large_image", solver_step_of_a_large_image},
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <vector>
 
 #include "edm_fast/augment.h"
 #include "edm_fast/denoising_loss.h"
@@ -14,7 +15,7 @@ namespace far_ends {
 
 using chosen::choose, chosen::last_of, chosen::last_rows_of, chosen::same_last;
 
-// Black images at σ = 1, whose noisy input is the noise, for a network that gives D.
+// Black images at σ = 1, whose noisy input is the noise, for a network that gives D and has its images channels-last.
 inline bool noise_augment_of_many_samples() {
     constexpr int64_t elements = 3 * 64 * 64;
     const int64_t samples = past_32_bits(elements);
@@ -26,35 +27,39 @@ inline bool noise_augment_of_many_samples() {
     choose(last_rows_of(samples));
     NoiseAugmentArgs args{samples, 3, 64 * 64, {}, 7, seeds.data(), sigma.data(), rows.data(), {}, {}, {}};
     args.images = {images.data(), elements, 64 * 64, 1, kFloat32};
-    args.net_input = {out.data(), elements, 64 * 64, 1, kFloat32};
+    args.net_input = {out.data(), elements, 1, 3, kFloat32};
     cuda::noise_augment(args, 0, nullptr);
-    return chosen::grids().back().y == 65535 && is_noise(out.last(), 0, elements, 1234567890123, kDomainTraining) &&
+    std::vector<float> planes(elements);
+    for (int64_t i = 0; i < elements; ++i) planes[std::size_t(i % 3 * (64 * 64) + i / 3)] = out.last()[i];
+    return chosen::grids().back().y == 65535 && is_noise(planes.data(), 0, elements, 1234567890123, kDomainTraining) &&
            rows.last()[kSigma] == 1.0f && rows.last()[kOutputFactor] == 1.0f;
 }
 
-// The loss of the last sample and its slope.
+// The loss of the last sample and its slope; channels-last images of three channels, or of one.
 struct LossCall {
-    using Shape = int64_t;  // pixels
-
-    LossCall(int64_t pixels, int64_t samples)
-        : output(samples, pixels, 1),
-          images(samples, pixels, 2),
-          inputs(samples, pixels, 4),
+    LossCall(int64_t channels, int64_t pixels, int64_t samples)
+        : output(samples, channels * pixels, 1),
+          images(samples, channels * pixels, 2),
+          inputs(samples, channels * pixels, 4),
           rows(samples, kLevelSize, 3),
           seeds(samples, 1),
           loss(samples, 1),
-          error(samples, pixels),
-          slope(samples, pixels) {
+          error(samples, channels * pixels),
+          slope(samples, channels * pixels) {
         *seeds.last() = 1234567890123;
-        args = {samples,     1,           pixels,       7,           seeds.data(), rows.data(), view(images),
-                ImageView{}, ImageView{}, view(output), loss.data(), view(error),  view(slope)};
+        args = {samples,     channels,    pixels,      7,           seeds.data(), rows.data(), ImageView{},
+                ImageView{}, ImageView{}, ImageView{}, loss.data(), ImageView{},  ImageView{}};
+        args.images = view(images);
+        args.model_output = view(output);
+        args.error = view(error);
+        args.slope = view(slope);
     }
     // The noise from the network's input.
     void read() {
         rows.last()[kSigma] = rows.last()[kInputScale] = 1.0f;
         args.net_input = view(inputs);
     }
-    static ImageView view(const Rows<float>& rows) { return {rows.data(), rows.size(), rows.size(), 1, kFloat32}; }
+    ImageView view(const Rows<float>& of) const { return {of.data(), of.size(), 1, args.channels, kFloat32}; }
     bool same(const LossCall& other) const {
         return same_last(loss, other.loss) && same_last(error, other.error) && same_last(slope, other.slope);
     }
@@ -65,10 +70,10 @@ struct LossCall {
     DenoisingLossArgs args;
 };
 
-inline bool denoising_loss() {
+inline bool denoising_loss(int64_t channels) {
     constexpr int64_t pixels = 64 * 64;
-    const int64_t samples = past_32_bits(pixels);
-    LossCall many(pixels, samples), alone(pixels, 1);
+    const int64_t samples = past_32_bits(channels * pixels);
+    LossCall many(channels, pixels, samples), alone(channels, pixels, 1);
     float drawn = 0;
     for (const bool reads : {false, true}) {
         for (LossCall* call : {&many, &alone}) {
@@ -81,6 +86,10 @@ inline bool denoising_loss() {
         drawn = loss;
     }
     return true;
+}
+
+inline bool denoising_loss_of_many_samples() {
+    return denoising_loss(1) && denoising_loss(3);
 }
 
 // The last sample moved, turned by a sixth and recoloured.

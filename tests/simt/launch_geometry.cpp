@@ -19,6 +19,7 @@
 #include "group_norm_silu_resident.cuh"
 #include "group_norm_silu_streaming.cuh"
 #include "image_io.cuh"
+#include "rgb_io.cuh"
 #include "workspace.cuh"
 
 using namespace edm_fast;
@@ -82,6 +83,11 @@ void quotients() {
         for (const int64_t divisor : {int64_t{1}, int64_t{3}, kTwo31 + 1, kTwo32 - 1, kTwo32, kTwo32 + 1}) {
             require(cuda::quotient(dividend, divisor) == dividend / divisor,
                     std::to_string(dividend) + " / " + std::to_string(divisor));
+        }
+    }
+    for (int dividend = 0; dividend <= cuda::kLanes; ++dividend) {
+        for (int divisor = 1; divisor <= cuda::kLanes; ++divisor) {
+            require(cuda::quotient_of_lanes(dividend, divisor) == dividend / divisor, "a quotient of lanes");
         }
     }
 }
@@ -155,6 +161,32 @@ void places_of_quads() {
             require(place.count == std::min<int64_t>(4, elements - first), "count");
         }
     }
+}
+
+// RGB images go in the order of memory wherever four of their elements can, and no others.
+void views_by_tiles() {
+    constexpr int64_t pixels = 64 * 64, elements = 3 * pixels;
+    const uintptr_t begin = uintptr_t{1} << 40;
+    const auto by_tiles = [&](DType dtype, uintptr_t offset, int64_t between, int64_t channel_stride,
+                              int64_t pixel_stride, int64_t sample) {
+        void* const data = reinterpret_cast<void*>(begin + offset);
+        return cuda::goes_by_tiles({data, elements + between, channel_stride, pixel_stride, dtype}, sample);
+    };
+    for (const DType dtype : {kFloat32, kFloat16, kBFloat16}) {
+        const uintptr_t size = dtype == kFloat32 ? 4 : 2;
+        for (const int64_t sample : {int64_t{0}, int64_t{1}, kTwo32 + 1}) {
+            require(by_tiles(dtype, 0, 0, 1, 3, sample), "dense");
+            require(by_tiles(dtype, 4 * size, 8, 1, 3, sample), "at four elements and multiples of it");
+            require(!by_tiles(dtype, 2 * size, 0, 1, 3, sample), "at two elements");
+            require(!by_tiles(dtype, size, 0, 1, 3, sample), "at one element");
+            require(by_tiles(dtype, 0, 1, 1, 3, sample) == (sample == 0), "samples that lie apart");
+            require(!by_tiles(dtype, 0, 0, pixels, 1, sample), "channels behind each other");
+            require(!by_tiles(dtype, 0, 0, 1, 6, sample), "three channels of six");
+        }
+    }
+    require(!by_tiles(kFloat64, 0, 0, 1, 3, 0), "float64");
+    require(!cuda::goes_by_tiles({}, 0), "absent");
+    require(planes_of(3, pixels) == 3 && planes_of(3, pixels + 2) == 1 && planes_of(4, pixels) == 1, "planes");
 }
 
 // Every element has a thread: blocks in x and y go on in strides of the grid, so that any grid would do, but an empty
@@ -282,6 +314,7 @@ constexpr Scenario kScenarios[] = {
     {"resident_plans", resident_plans},
     {"taps_of_large_images", taps_of_large_images},
     {"places_of_quads", places_of_quads},
+    {"views_by_tiles", views_by_tiles},
     {"grids_of_quads", grids_of_quads},
     {"launches", launches},
     {"workspaces", workspaces},

@@ -23,6 +23,7 @@ GEOMETRY = [
     "resident_plans",
     "taps_of_large_images",
     "places_of_quads",
+    "views_by_tiles",
     "grids_of_quads",
     "launches",
     "workspaces",
@@ -51,6 +52,7 @@ FAR_ENDS = [
     "augment",
     "solver_step_float64",
     "solver_step_float32",
+    "solver_step_of_a_large_image",
 ]
 
 
