@@ -59,19 +59,21 @@ struct TilePart {
     int first;
     int64_t element;  // of the sample: the same in the order of a channels-last image
     bool exists;
-    float* tile;
+    float* tiles;
 
-    __device__ __forceinline__ TilePart(const QuadPlace& place, float* tiles) {
+    __device__ __forceinline__ TilePart(const QuadPlace& place, float* shared) : tiles(shared) {
         const int lane = int(threadIdx.x) % kLanes;
         first = int(place.channel) * kTilePixels + lane * kQuad;
         element = kRgb * (place.pixel - lane * kQuad) + first;
         exists = element < kRgb * place.pixels;
-        tile = tiles + int(threadIdx.x) / (kRgb * kLanes) * (kRgb * kTilePixels);
+    }
+    __device__ __forceinline__ float* tile() const {
+        return tiles + int(threadIdx.x) / (kRgb * kLanes) * (kRgb * kTilePixels);
     }
     __device__ __forceinline__ float& at(int i) const {
-        return tile[(first + i) % kRgb * kTilePixels + (first + i) / kRgb];
+        return tile()[(first + i) % kRgb * kTilePixels + (first + i) / kRgb];
     }
-    __device__ __forceinline__ float4& own() const { return *reinterpret_cast<float4*>(tile + first); }
+    __device__ __forceinline__ float4& own() const { return *reinterpret_cast<float4*>(tile() + first); }
 };
 
 // Whether a block moves the view in the order of memory. The same for all of its threads.
@@ -125,8 +127,7 @@ __device__ __forceinline__ void exchange_quad(const ImageView& view, int64_t sam
             for (int i = 0; i < kQuad; ++i) part.at(i) = float(quad[i]);
         }
         __syncthreads();
-        if (place.count == 0) return;
-        const float4 own = part.own();
+        const float4 own = place.count != 0 ? part.own() : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         quad[0] = Compute(own.x), quad[1] = Compute(own.y), quad[2] = Compute(own.z), quad[3] = Compute(own.w);
     }
 }

@@ -75,16 +75,19 @@ __device__ __forceinline__ void step_quad(const SolverStepArgs& args, int64_t in
         if ((used >> i & 1u) != 0 || (i == 0 && wants_state)) load_state(args.state[i], sample, place, terms[i]);
     }
     if (wants_denoised) {
-        State output[kQuad] = {};
+        State output[kQuad] = {}, guide[kQuad] = {};
+        const bool has_output = row[kDenoisedFromModel] != 0, has_guide = row[kDenoisedFromGuide] != 0;
+        if (has_output) fetch_quad<kPlanes>(args.model_output, sample, place, output);
+        if (has_guide) fetch_quad<kPlanes>(args.guide_output, sample, place, guide);
         bool empty = true;
         add_term(row[kDenoisedFromState], terms[0], terms[kDenoised], empty);
-        if (row[kDenoisedFromModel] != 0) {
-            read_quad<kPlanes>(args.model_output, sample, place, tiles, output);
+        if (has_output) {
+            exchange_quad<kPlanes>(args.model_output, sample, place, tiles, output);
             add_term(row[kDenoisedFromModel], output, terms[kDenoised], empty);
         }
-        if (row[kDenoisedFromGuide] != 0) {
-            read_quad<kPlanes>(args.guide_output, sample, place, tiles, output);
-            add_term(row[kDenoisedFromGuide], output, terms[kDenoised], empty);
+        if (has_guide) {
+            exchange_quad<kPlanes>(args.guide_output, sample, place, tiles, guide);
+            add_term(row[kDenoisedFromGuide], guide, terms[kDenoised], empty);
         }
         // Threads of a sample all store the same row.
         if (args.first_bad != nullptr && !all_finite(terms[kDenoised]) && args.first_bad[sample] > index) {

@@ -35,7 +35,7 @@ struct Tiling {
     int64_t chunks;
     int64_t slabs;
     int slab_channels;
-    int columns;  // threads side by side over the channels of a slab
+    int columns;  // threads side by side over the channels of a slab: a power of two, but for Place(tile, columns)
     int64_t tiles;
 };
 
@@ -67,7 +67,7 @@ __device__ __forceinline__ int64_t quotient(int64_t dividend, int64_t divisor) {
     return dividend / divisor;
 }
 
-// Of numbers up to kLanes, by two instructions: half a unit keeps the quotient off whole numbers by more than it errs.
+// Of numbers up to kLanes, without a division: half a unit keeps the quotient off whole numbers by more than it errs.
 __device__ __forceinline__ int quotient_of_lanes(int dividend, int divisor) {
     return int(__fdividef(float(dividend) + 0.5f, float(divisor)));
 }
@@ -89,7 +89,7 @@ struct Place {
     int column, row, rows;
     int offset;        // of the thread's first channel in the slab
     int count;         // of its channels; 0 or less: the thread has none
-    int warp_row = 0;  // in its warp, of whole rows
+    int warp_row = 0;  // in its warp; known for Place(tile, columns) alone
 
     __device__ __forceinline__ Place(const Tiling& tiling, const Tile& tile)
         : Place(tiling.columns, int(blockDim.x), tile) {}
