@@ -1,4 +1,4 @@
-"""A row of a solver table: the same bits from every backend, whatever the layout, dtype and size."""
+"""A row of a solver table: the same bits from every backend, whatever the dtype and size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from rgb_layouts import EXTENTS, PLACES, assert_nothing_beside, interleaved
+from solver_rows import DENOISED, Step, assert_same_step, dense_table, heun_like_table
 from tolerance import assert_same_bits
 
 import edm_fast
@@ -15,7 +15,6 @@ from edm_fast.ops.solver_step import (
     DENOISED_FROM_GUIDE,
     DENOISED_FROM_MODEL,
     DENOISED_FROM_STATE,
-    DRAW,
     NET_INPUT_SCALE,
     REGISTERS,
     ROW_SIZE,
@@ -25,62 +24,6 @@ from edm_fast.ops.solver_step import (
 )
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 4, 4), (3, 1, 8, 8), (1, 3, 17, 5), (2, 2, 33, 31), (257, 1, 1, 3), (5, 19)]
-DENOISED, NOISE = REGISTERS, REGISTERS + 1
-
-
-def dense_table(rows: int = 3, seed: int = 0) -> torch.Tensor:
-    """Rows with every coefficient in use."""
-    table = torch.randn([rows, ROW_SIZE], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    table[:, DRAW] = torch.arange(rows) + 1
-    return table
-
-
-def heun_like_table() -> torch.Tensor:
-    """Rows with the zeros that solvers have: a predictor, a corrector, a churned Euler step."""
-    table = torch.zeros([3, ROW_SIZE], dtype=torch.float64)
-    update = table[:, UPDATE:NET_INPUT_SCALE].view(3, REGISTERS, UPDATE_TERMS)
-    table[:, DENOISED_FROM_MODEL], table[:, NET_INPUT_SCALE] = 0.8, 1.7
-    table[:, DENOISED_FROM_STATE] = torch.tensor([0.3, 0.0, 0.3])
-    update[0, 0, 0], update[0, 0, DENOISED] = 0.7, 0.3
-    update[0, 1, 0], update[0, 1, DENOISED] = 0.9, 0.1
-    update[1, 0, 0], update[1, 0, 1], update[1, 0, DENOISED] = 0.2, 1.0, 0.15
-    update[2, 0, 0], update[2, 0, DENOISED], update[2, 0, NOISE] = 0.5, 0.5, 0.25
-    table[:, DRAW] = torch.tensor([1.0, 0.0, 2.0])
-    return table
-
-
-class Step:
-    """Random tensors for a row, on one device; run() gives everything that the op wrote."""
-
-    def __init__(self, shape, device, *, state_dtype=torch.float64, dtype=torch.float32, seed=1):
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(kind):
-            return torch.randn(shape, dtype=torch.float64, generator=generator).to(kind).to(device)
-
-        self.state = [draw(state_dtype) for _ in range(REGISTERS)]
-        self.tensors = {
-            "model_output": draw(dtype),
-            "guide_output": draw(dtype),
-            "noise": draw(state_dtype),
-            "net_input": torch.full(shape, torch.nan, dtype=dtype, device=device),
-            "denoised": torch.full(shape, torch.nan, dtype=state_dtype, device=device),
-        }
-
-    def run(self, table, row, backend, **overrides):
-        device = self.state[0].device
-        tensors = {**self.tensors, **overrides}
-        state = [tensor.clone() for tensor in self.state]
-        for name in ("net_input", "denoised"):
-            if tensors[name] is not None:
-                tensors[name] = tensors[name].clone()
-        solver_step(state, table.to(device), row, backend=backend, **tensors)
-        return [tensor.cpu() for tensor in [*state, tensors["net_input"], tensors["denoised"]] if tensor is not None]
-
-
-def assert_same_step(actual, expected):
-    for got, wanted in zip(actual, expected, strict=True):
-        assert_same_bits(got, wanted)
 
 
 def test_a_dense_row_by_hand(backend, device):
@@ -134,95 +77,6 @@ def test_casts_of_extreme_values_are_pytorchs(backend, device, dtype):
     state = torch.empty_like(values, device=device)
     solver_step([state], table, 0, model_output=net_input, backend=backend)
     assert_same_bits(state, values.to(dtype).float())
-
-
-def test_layouts_do_not_matter(backend, device):
-    step = Step((2, 3, 6, 5), device)
-    expected = step.run(dense_table(), 0, backend)
-
-    def channels_last(tensor):
-        return tensor.to(memory_format=torch.channels_last)
-
-    doubled = torch.cat([step.tensors["model_output"]] * 2, dim=1)
-    offset = torch.empty(step.tensors["noise"].numel() + 1, dtype=torch.float64, device=device)[1:]
-    variants = {
-        "model_output": [channels_last(step.tensors["model_output"]), doubled[:, :3], doubled[:, 3:]],
-        "guide_output": [channels_last(step.tensors["guide_output"])],
-        "noise": [
-            channels_last(step.tensors["noise"]),
-            offset.view(step.tensors["noise"].shape).copy_(step.tensors["noise"]),
-            step.tensors["noise"].transpose(2, 3).contiguous().transpose(2, 3),
-        ],
-        "net_input": [channels_last(step.tensors["net_input"])],
-        "denoised": [channels_last(step.tensors["denoised"])],
-    }
-    for name, tensors in variants.items():
-        for tensor in tensors:
-            assert_same_step(
-                [part.contiguous() for part in step.run(dense_table(), 0, backend, **{name: tensor})], expected
-            )
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("state_dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("extents", EXTENTS, ids=str)
-def test_networks_images_may_lie_pixel_by_pixel(backend, device, extents, state_dtype, dtype):
-    """All of them, or one amid others that do not; in place, too."""
-    step = Step((3, 3, *extents), device, state_dtype=state_dtype, dtype=dtype)
-    expected = step.run(dense_table(), 0, backend)
-    names = ("model_output", "guide_output", "net_input")
-    for place in PLACES:
-        tensors = {name: interleaved(step.tensors[name], *place) for name in names}
-        for name, tensor in tensors.items():
-            assert_same_step(step.run(dense_table(), 0, backend, **{name: tensor}), expected)
-        state = [tensor.clone() for tensor in step.state]
-        given = {**step.tensors, **tensors, "net_input": tensors["model_output"]}
-        solver_step(state, dense_table().to(device), 0, backend=backend, **given)
-        written = [*state, tensors["model_output"], step.tensors["denoised"]]
-        assert_same_step([tensor.cpu().contiguous() for tensor in written], expected)
-        assert_nothing_beside(tensors["model_output"])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("offset", range(4))
-@pytest.mark.parametrize("extents", [(3, 7), (4, 6)], ids=str)
-def test_channels_may_lie_apart_and_begin_anywhere(backend, device, extents, offset, dtype):
-    """Four elements may or may not be moved at once: within a channel, across two, from an address that allows it."""
-
-    def apart(tensor):
-        """The same values, a channel in every second place of rows that begin `offset` elements into their memory."""
-        samples, channels, height, width = tensor.shape
-        memory = torch.full([2 * tensor.numel() + offset], torch.nan, dtype=tensor.dtype, device=device)
-        return memory[offset:].view(samples, channels, 2, height, width)[:, :, 0].copy_(tensor)
-
-    step = Step((2, 3, *extents), device, dtype=dtype)
-    expected = step.run(dense_table(), 0, backend)
-    tensors = {name: apart(tensor) for name, tensor in step.tensors.items()}
-    state = [apart(tensor) for tensor in step.state]
-    solver_step(state, dense_table().to(device), 0, backend=backend, **tensors)
-    written = [*state, tensors["net_input"], tensors["denoised"]]
-    assert_same_step([tensor.cpu().contiguous() for tensor in written], expected)
-    for tensor in written:
-        tensor.fill_(torch.nan)
-        assert tensor._base is not None
-        assert tensor._base.isnan().all()
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 3, 5), (1, 2, 3, 2, 4), (1, 4, 7)], ids=str)
-def test_transposed_tensors_of_other_dimensions(backend, device, shape):
-    """Read wherever they lie, one sample or many; a state that has no view is refused."""
-    step = Step(shape, device)
-    expected = step.run(dense_table(), 0, backend)
-    for name in ("model_output", "guide_output", "noise"):
-        transposed = step.tensors[name].mT.contiguous().mT
-        assert not transposed.is_contiguous()
-        assert_same_step(step.run(dense_table(), 0, backend, **{name: transposed}), expected)
-    if backend != "reference":
-        state = [step.state[0].mT.contiguous().mT]
-        with pytest.raises(ValueError, match=r"^state\[0\]"):
-            solver_step(
-                state, heun_like_table().to(device), 0, model_output=step.tensors["model_output"], backend=backend
-            )
 
 
 def test_the_torch_operator_checks_its_arguments_too():
@@ -290,29 +144,6 @@ def test_missing_registers_read_as_nan_and_are_not_written(backend, device):
     assert kept.isnan().all()
 
 
-def test_what_is_written_may_lie_in_what_is_read(backend, device):
-    """`denoised` and `net_input` in what the row reads and does not write, element on element."""
-    generator = torch.Generator().manual_seed(3)
-    values = [torch.randn(2, 3, 5, generator=generator, dtype=torch.float64) for _ in range(4)]
-    row = torch.zeros(1, ROW_SIZE, dtype=torch.float64)
-    row[0, DENOISED_FROM_STATE], row[0, DENOISED_FROM_MODEL], row[0, NET_INPUT_SCALE] = 0.5, 2.0, 0.25
-    row[0, UPDATE : UPDATE + UPDATE_TERMS] = torch.tensor([0.5, -1.5, 0, 0, 3.0, 0.75])
-
-    def run(alias):
-        x, kept, output, noise = (value.clone().to(device) for value in values)
-        written = {"denoised": torch.empty_like(x), "net_input": torch.empty_like(x), **alias(kept, output, noise)}
-        solver_step([x, kept], row.to(device), 0, model_output=output, noise=noise, backend=backend, **written)
-        return [x.clone(), *(tensor.clone() for tensor in written.values())]
-
-    apart = run(lambda kept, output, noise: {})
-    for alias in (
-        lambda kept, output, noise: {"denoised": kept, "net_input": output},
-        lambda kept, output, noise: {"denoised": noise, "net_input": kept},
-    ):
-        for actual, expected in zip(run(alias), apart, strict=True):
-            assert_same_bits(actual, expected)
-
-
 def test_nan_stays_in_its_element(backend, device):
     step = Step((2, 3, 4, 4), device)
     step.tensors["model_output"][1, 2, 3, 0] = torch.nan
@@ -351,25 +182,6 @@ def test_the_largest_finite_d_is_not_bad(backend, device):
     numbers = torch.tensor([9, 9], device=device)
     step.run(table, 0, backend, first_bad=numbers)
     assert numbers.tolist() == [9, 9]
-
-
-def test_nothing_outside_the_tensors_is_written(backend, device):
-    """Outputs are slices of NaN-filled tensors; the rims stay NaN and the insides do not."""
-    shape, table = (2, 3, 5, 4), dense_table().to(device)
-    step = Step(shape, device)
-    guards = {
-        name: torch.full([4, 5, *shape[2:]], torch.nan, dtype=dtype, device=device)
-        for name, dtype in (("state", torch.float64), ("net_input", torch.float32), ("denoised", torch.float64))
-    }
-    inner = {name: guard[1:3, 1:4] for name, guard in guards.items()}
-    inner["state"].copy_(step.state[0])
-    state = [inner["state"], *[tensor.clone() for tensor in step.state[1:]]]
-    tensors = {**step.tensors, "net_input": inner["net_input"], "denoised": inner["denoised"]}
-    solver_step(state, table, 0, backend=backend, **tensors)
-    for name, guard in guards.items():
-        assert not inner[name].isnan().any()
-        inner[name].fill_(torch.nan)
-        assert guard.isnan().all(), name
 
 
 def test_instruction_sets_and_threads_do_not_matter(isa):
